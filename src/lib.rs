@@ -5,5 +5,7 @@
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod health;
 pub mod names;
+pub mod rollout;
 pub mod routing;

@@ -3,4 +3,5 @@
 //! Two levels. A [`snapshot::Snapshot`] is immutable and holds routes; services and servers are long-lived objects that
 //! outlive it, keyed by identity, so that health, in-flight counts and shares survive every reload.
 
+pub mod balance;
 pub mod entrypoint;
