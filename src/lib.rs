@@ -7,3 +7,4 @@ pub mod clock;
 pub mod config;
 pub mod names;
 pub mod routing;
+pub mod rule;
