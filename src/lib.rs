@@ -9,3 +9,4 @@ pub mod health;
 pub mod names;
 pub mod rollout;
 pub mod routing;
+pub mod rule;

@@ -5,3 +5,4 @@
 
 pub mod balance;
 pub mod entrypoint;
+pub mod table;
