@@ -63,9 +63,9 @@ impl Node {
         }
     }
 
-    /// The value of a key, compared without case.
+    /// The value of a key, compared without case. A key written without a value (YAML's null) is as good as not written, as in Traefik.
     pub fn get(&self, key: &str) -> Option<&Self> {
-        self.entries().iter().find(|entry| entry.key.eq_ignore_ascii_case(key)).map(|entry| &entry.node)
+        self.entries().iter().find(|entry| entry.key.eq_ignore_ascii_case(key) && !entry.node.is_empty()).map(|entry| &entry.node)
     }
 
     /// Reads it as text. A map or list is a problem.
@@ -107,7 +107,7 @@ impl Node {
         value
     }
 
-    /// Reads it as a list of texts: items, or in text sources `a, b`.
+    /// Reads it as a list of texts: items, or one text `a, b`, which Traefik takes apart in every source.
     pub fn strings(&self, path: &str, problems: &mut Problems) -> Vec<String> {
         match &self.children {
             Children::List(items) => items.iter().filter_map(|item| item.string(path, problems)).collect(),
@@ -116,10 +116,7 @@ impl Node {
                 Vec::new()
             }
             Children::None => match &self.scalar {
-                Some(text) if self.is_text => {
-                    text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-                }
-                Some(text) => vec![text.clone()],
+                Some(text) => text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
                 None => Vec::new(),
             },
         }
@@ -254,7 +251,11 @@ impl<'n> Fields<'n> {
     pub fn named(&mut self, key: &'static str) -> Vec<(&'n str, Self)> {
         let path = self.path(key);
         let entries = self.get(key).map(Node::entries).unwrap_or_default();
-        entries.iter().map(|entry| (entry.key.as_str(), Self::new(format!("{path}.{}", entry.key), &entry.node))).collect()
+        entries
+            .iter()
+            .filter(|entry| !entry.node.is_empty())
+            .map(|entry| (entry.key.as_str(), Self::new(format!("{path}.{}", entry.key), &entry.node)))
+            .collect()
     }
 
     /// A key whose value is a list of values with fields.
