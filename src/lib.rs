@@ -2,8 +2,10 @@
 //!
 //! ARCHITECTURE.md is the map; each module opens with its promise.
 
+pub mod acme;
 pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod names;
 pub mod routing;
+pub mod tls;

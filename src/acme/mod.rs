@@ -1,0 +1,3 @@
+//! Certificate resolvers.
+
+pub mod challenge;
