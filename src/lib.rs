@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md is the map; each module opens with its promise.
 
+pub mod acme;
 pub mod catalog;
 pub mod clock;
 pub mod config;
@@ -10,3 +11,4 @@ pub mod names;
 pub mod rollout;
 pub mod routing;
 pub mod rule;
+pub mod tls;
