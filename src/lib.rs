@@ -5,5 +5,7 @@
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod middleware;
 pub mod names;
+pub mod proxy;
 pub mod routing;
