@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod middleware;
 pub mod names;
 pub mod rollout;
 pub mod routing;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::install;
+use crate::middleware::forwarded::{ForwardedRules, Peer};
 
 /// One entrypoint, settled at start.
 #[derive(Debug)]
@@ -14,6 +15,15 @@ pub struct Entrypoint {
     pub index: usize,
     /// What the install configuration says of it.
     pub settings: install::Entrypoint,
+    /// What becomes of the headers that speak of the hop.
+    pub forwarded: ForwardedRules,
+}
+
+impl Entrypoint {
+    /// The entrypoint `name`, which is number `index`, on the host `hostname`.
+    pub fn new(name: &str, index: usize, settings: install::Entrypoint, hostname: &str) -> Self {
+        Self { name: name.into(), index, forwarded: ForwardedRules::new(&settings.forwarded_headers, hostname), settings }
+    }
 }
 
 /// What is known of one client's connection before its first request. One per connection, shared by its requests.
@@ -27,6 +37,16 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Set when the connection is TLS.
     pub tls: Option<TlsFacts>,
+    /// The client as the headers for servers speak of it.
+    pub peer: Peer,
+}
+
+impl Connection {
+    /// A connection of `client` to `local`.
+    pub fn new(entrypoint: Arc<Entrypoint>, client: SocketAddr, local: SocketAddr, tls: Option<TlsFacts>) -> Self {
+        let peer = Peer::new(client.ip(), tls.is_some(), &entrypoint.settings.forwarded_headers);
+        Self { entrypoint, client, local, tls, peer }
+    }
 }
 
 /// What a TLS handshake settled.
