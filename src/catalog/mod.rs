@@ -1,6 +1,17 @@
 //! What Consul says at one index, and what it means for routing. Pure: the provider asks, this folder understands.
 
+mod constraint;
+mod declared;
+pub mod removal;
+mod rollout_tags;
+mod settle;
+mod template;
+mod track;
+mod translate;
+
 use std::collections::BTreeMap;
+
+pub use translate::{Memory, TranslateSettings, translate};
 
 /// Everything the catalog says that matters to us, by Consul's service name.
 pub type Catalog = BTreeMap<String, Vec<Instance>>;

@@ -3,7 +3,18 @@
 //! Names are those of the provider, without `@provider`. Servers stand apart from the definitions ([`Provided::endpoints`]),
 //! because instances come and go far more often than routers change, and must take effect without compiling anything.
 
+pub mod decode;
+pub mod labels;
+mod middleware;
+mod router;
+pub mod server;
+mod service;
+mod tcp;
+mod tls;
+mod unsupported;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,6 +74,19 @@ pub enum Kind {
     TcpRouter,
     TcpService,
     TcpMiddleware,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Router => "router",
+            Self::Service => "service",
+            Self::Middleware => "middleware",
+            Self::TcpRouter => "TCP router",
+            Self::TcpService => "TCP service",
+            Self::TcpMiddleware => "TCP middleware",
+        })
+    }
 }
 
 /// The servers of one provider's load balancers, by service name.
