@@ -3,6 +3,7 @@
 //! Dates of certificates and of attempts are wall clock, because they outlive the process; a clock that is set back is met by
 //! [`RETRY_AFTER_MAX`], which no waiting exceeds. Reloads repeat nothing, because what failed is remembered by its names.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
@@ -40,8 +41,8 @@ pub struct WantedCertificate {
 /// What the schedule has to know of a certificate that is there.
 #[derive(Clone, Debug)]
 pub struct Held<'a> {
-    /// Lower case, `*.` in front of a wildcard.
-    pub names: BTreeSet<&'a str>,
+    /// Lower case, `*.` in front of a wildcard; addresses too.
+    pub names: BTreeSet<Cow<'a, str>>,
     /// From when it is valid.
     pub not_before: SystemTime,
     /// Until when.
@@ -137,6 +138,16 @@ pub enum Kind {
     Obtain,
     /// In place of one that ends.
     Renew,
+}
+
+impl Kind {
+    /// `obtain` or `renew`, for the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Obtain => "obtain",
+            Self::Renew => "renew",
+        }
+    }
 }
 
 /// The names of a certificate in one spelling.

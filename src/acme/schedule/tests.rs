@@ -27,7 +27,7 @@ fn wanted(names: &[&str]) -> WantedCertificate {
 }
 
 fn held<'a>(names: &[&'a str], not_before: SystemTime, not_after: SystemTime, resolver: Option<&'a str>) -> Held<'a> {
-    Held { names: names.iter().copied().collect(), not_before, not_after, resolver }
+    Held { names: names.iter().map(|name| Cow::Borrowed(*name)).collect(), not_before, not_after, resolver }
 }
 
 fn resolver() -> ResolverView {
