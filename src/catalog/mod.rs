@@ -4,6 +4,8 @@ mod constraint;
 mod declared;
 pub mod removal;
 mod rollout_tags;
+#[cfg(test)]
+mod scenarios;
 mod settle;
 mod template;
 mod track;

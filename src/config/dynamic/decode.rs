@@ -290,6 +290,12 @@ pub(super) fn items<'n>(fields: &mut Fields<'n>, key: &'static str, problems: &m
     }
 }
 
+/// Where a key's value was written; where the block was, if the key is not there.
+pub(super) fn place_of<'n>(fields: &Fields<'n>, key: &str) -> &'n At {
+    let node = fields.node();
+    &node.get(key).unwrap_or(node).at
+}
+
 /// A key whose value maps names to texts, such as headers.
 pub(super) fn texts(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();

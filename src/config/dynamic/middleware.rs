@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-use super::decode::{Unusable, asked, block, switch, texts};
+use super::decode::{Unusable, asked, block, place_of, switch, texts};
 use super::{MiddlewareKind, unsupported};
 use crate::config::node::Fields;
 use crate::config::problem::{Problem, Problems};
@@ -51,9 +51,12 @@ const HEADERS_NOT_YET: [&str; 30] = [
 
 type Read = Result<MiddlewareKind, Unusable>;
 
+/// Reads the options of one kind.
+type Reader = fn(&mut Fields<'_>, &mut Problems) -> Read;
+
 /// Reads one middleware, which is of exactly one kind.
-pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Result<MiddlewareKind, Unusable> {
-    let kinds: [(&'static str, fn(&mut Fields<'_>, &mut Problems) -> Read); 7] = [
+pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Read {
+    let kinds: [(&'static str, Reader); 7] = [
         ("addPrefix", add_prefix),
         ("basicAuth", basic_auth),
         ("chain", chain),
@@ -111,7 +114,7 @@ fn basic_auth(fields: &mut Fields<'_>, problems: &mut Problems) -> Read {
         if hash.starts_with("$$") {
             let message = format!("the hash of user `{name}` starts with `$$`, so that no password fits it");
             let hint = "compose files double `$`, tags and files do not";
-            problems.push(Problem::warning(&fields.node().at, message).hint(hint));
+            problems.push(Problem::warning(place_of(fields, "users"), message).hint(hint));
         }
     }
     Ok(MiddlewareKind::BasicAuth { users, users_file, realm, header_field, remove_header })
@@ -195,7 +198,7 @@ fn strip_prefix(fields: &mut Fields<'_>, problems: &mut Problems) -> Read {
     let prefixes = fields.strings("prefixes", problems).unwrap_or_default();
     if fields.bool("forceSlash", problems) == Some(false) {
         let message = "`stripPrefix.forceSlash` is ignored: what is left always starts with `/`";
-        problems.push(Problem::warning(&fields.node().at, message));
+        problems.push(Problem::warning(place_of(fields, "forceSlash"), message));
     }
     Ok(MiddlewareKind::StripPrefix { prefixes })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::decode::{Decoder, Servers, Source, Unusable, asked, block, ignore, items, switch, texts};
+use super::decode::{Decoder, Servers, Source, Unusable, asked, block, ignore, items, place_of, switch, texts};
 use super::server::{Location, ServerTemplate, scheme_http};
 use super::unsupported;
 use super::{HealthCheck, Kind, LoadBalancer, Scheme, Service, ServiceKind, Strategy};
@@ -117,7 +117,7 @@ fn strategy(fields: &mut Fields<'_>, problems: &mut Problems) -> Result<Strategy
         "p2c" => Ok(Strategy::P2c),
         "hrw" | "leasttime" => {
             let message = format!("strategy `{text}` is not supported yet, `wrr` takes its place");
-            problems.push(Problem::warning(&fields.node().at, message));
+            problems.push(Problem::warning(place_of(fields, "strategy"), message));
             Ok(Strategy::Wrr)
         }
         _ => Err(format!("its strategy is `{text}`, but `wrr` or `p2c` is wanted")),
@@ -126,7 +126,7 @@ fn strategy(fields: &mut Fields<'_>, problems: &mut Problems) -> Result<Strategy
 
 fn listed_servers(fields: &mut Fields<'_>, servers: &mut Servers, problems: &mut Problems) {
     for mut item in items(fields, "servers", problems) {
-        let at = item.node().at.clone();
+        let at = place_of(&item, "url");
         let url = item.string("url", problems);
         let weight = item.parsed("weight", "a whole number from 0", problems).unwrap_or(1);
         let preserve_path = item.bool("preservePath", problems).unwrap_or(false);
@@ -135,8 +135,8 @@ fn listed_servers(fields: &mut Fields<'_>, servers: &mut Servers, problems: &mut
         match url.as_deref().map(Location::parse_url) {
             Some(Ok(location)) => servers.push(location, weight, preserve_path),
             // The other servers can still serve.
-            Some(Err(message)) => problems.push(Problem::warning(&at, format!("`{path}`: {message}; the server is left out"))),
-            None => problems.push(Problem::warning(&at, format!("`{path}` is missing, the server is left out"))),
+            Some(Err(message)) => problems.push(Problem::warning(at, format!("`{path}`: {message}; the server is left out"))),
+            None => problems.push(Problem::warning(at, format!("`{path}` is missing, the server is left out"))),
         }
     }
 }
@@ -144,25 +144,25 @@ fn listed_servers(fields: &mut Fields<'_>, servers: &mut Servers, problems: &mut
 fn tagged_server(fields: &mut Fields<'_>, problems: &mut Problems) -> ServerTemplate {
     let mut template = ServerTemplate::plain(Scheme::Http);
     let Some(mut server) = block(fields, "server", problems) else { return template };
-    let at = server.node().at.clone();
+    let (at_scheme, at_url) = (place_of(&server, "scheme"), place_of(&server, "url"));
     let scheme = server.string("scheme", problems).filter(|scheme| !scheme.is_empty());
     template.port = server.parsed("port", "a port", problems);
     template.weight = server.parsed("weight", "a whole number from 0", problems).unwrap_or(1);
     template.preserve_path = server.bool("preservePath", problems).unwrap_or(false);
     if let Some(url) = server.string("url", problems) {
         if scheme.is_some() || template.port.is_some() {
-            problems.push(Problem::error(&at, "`server.url` leaves no room for `server.port` or `server.scheme`"));
+            problems.push(Problem::error(at_url, "`server.url` leaves no room for `server.port` or `server.scheme`"));
         }
         match Location::parse_url(&url) {
             Ok(location) => template.url = Some(location),
-            Err(message) => problems.push(Problem::error(&at, format!("`server.url`: {message}"))),
+            Err(message) => problems.push(Problem::error(at_url, format!("`server.url`: {message}"))),
         }
     }
     match scheme.as_deref().map(|scheme| (scheme, scheme_http(scheme))) {
         Some((_, Some(scheme))) => template.scheme = scheme,
         Some((text, None)) => {
             let message = format!("`server.scheme` is `{text}`, but wants `http`, `https` or `h2c`");
-            problems.push(Problem::error(&at, message));
+            problems.push(Problem::error(at_scheme, message));
         }
         None => {}
     }
@@ -188,11 +188,11 @@ fn health_check(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Heal
         follow_redirects: fields.bool("followRedirects", problems).unwrap_or(true),
         headers: texts(fields, "headers", problems),
     };
-    let at = &fields.node().at;
     if let (Some(scheme), None) = (&scheme, check.scheme) {
         let message = format!("`{}` is `{scheme}`, but wants `http` or `https`", fields.path("scheme"));
-        problems.push(Problem::error(at, message));
+        problems.push(Problem::error(place_of(fields, "scheme"), message));
     }
+    let at = place_of(fields, "mode");
     match mode.to_ascii_lowercase().as_str() {
         "" | "http" => Some(check),
         "grpc" => {

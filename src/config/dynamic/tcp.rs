@@ -1,6 +1,6 @@
 //! `tcp` and `udp`.
 
-use super::decode::{Decoder, Servers, Source, Unusable, asked, block, ignore, items};
+use super::decode::{Decoder, Servers, Source, Unusable, asked, block, ignore, items, place_of};
 use super::server::{Location, ServerTemplate};
 use super::{Kind, Scheme, TcpService, router, unsupported};
 use crate::config::node::{Entry, Fields};
@@ -94,15 +94,15 @@ fn read_service(fields: &mut Fields<'_>, source: Source, servers: &mut Servers, 
 
 fn listed_servers(fields: &mut Fields<'_>, servers: &mut Servers, problems: &mut Problems) {
     for mut item in items(fields, "servers", problems) {
-        let at = item.node().at.clone();
+        let at = place_of(&item, "address");
         let address = item.string("address", problems);
         let scheme = scheme(&mut item, problems);
         let path = item.path("address");
         item.finish(problems);
         match address.map(|address| Location::parse_address(&address, scheme)) {
             Some(Ok(location)) => servers.push(location, 1, false),
-            Some(Err(message)) => problems.push(Problem::warning(&at, format!("`{path}`: {message}; the server is left out"))),
-            None => problems.push(Problem::warning(&at, format!("`{path}` is missing, the server is left out"))),
+            Some(Err(message)) => problems.push(Problem::warning(at, format!("`{path}`: {message}; the server is left out"))),
+            None => problems.push(Problem::warning(at, format!("`{path}` is missing, the server is left out"))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `tls`: certificates, options and the default store.
 
-use super::decode::{Decoder, Source, Unusable, asked, block, ignore, items};
+use super::decode::{Decoder, Source, Unusable, asked, block, ignore, items, place_of};
 use super::{CertificateFiles, TlsOptions, TlsVersion};
 use crate::config::node::Fields;
 use crate::config::problem::{At, Problem, Problems};
@@ -94,7 +94,7 @@ fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> Result<TlsOption
     }
     if let Some((_, false)) = version_min {
         let message = format!("`{}` is below TLS 1.2, the oldest that is spoken", fields.path("minVersion"));
-        problems.push(Problem::warning(&fields.node().at, message));
+        problems.push(Problem::warning(place_of(fields, "minVersion"), message));
     }
     if options.version_max.is_some() && options.version_max < options.version_min {
         return Err("its `maxVersion` is below its `minVersion`".to_owned());

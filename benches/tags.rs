@@ -1,0 +1,92 @@
+//! From Consul's tags to dynamic configuration: one list of tags, and whole catalogs at first sight and when one instance changes.
+
+#![expect(missing_docs, reason = "criterion's macro makes a public function without documentation")]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use tidegate::catalog::{Catalog, CheckStatus, Instance, Memory, TranslateSettings, translate};
+use tidegate::config::dynamic::{decode, labels};
+use tidegate::config::install::{ConsulCatalog, Own};
+
+/// A real site's 21 tags: TCP beside HTTP, two middlewares, three routers, a certificate. `port` makes lists of tags distinct.
+fn tags(port: usize) -> Vec<String> {
+    let jmx = format!("traefik.tcp.services.jmx-service.loadbalancer.server.port={port}");
+    [
+        "traefik.enable=true",
+        "traefik.tcp.routers.jmx-router.entrypoints=jmx",
+        "traefik.tcp.routers.jmx-router.rule=HostSNI(`*`)",
+        "traefik.tcp.routers.jmx-router.service=jmx-service",
+        &jmx,
+        "traefik.http.middlewares.redirect-to-https.redirectscheme.scheme=https",
+        "traefik.http.middlewares.redirect-to-https.redirectscheme.permanent=true",
+        "traefik.http.routers.cljdoc-http.entrypoints=web",
+        "traefik.http.routers.cljdoc-http.middlewares=redirect-to-https",
+        "traefik.http.routers.cljdoc-http.rule=(PathPrefix(`/`) && !PathPrefix(`/.well-known/acme-challenge`))",
+        "traefik.http.routers.acme-challenge.entrypoints=web",
+        "traefik.http.routers.acme-challenge.rule=PathPrefix(`/.well-known/acme-challenge`)",
+        "traefik.http.routers.acme-challenge.priority=1000",
+        "traefik.http.middlewares.compress-response.compress=true",
+        "traefik.http.middlewares.compress-response.compress.encodings=gzip",
+        "traefik.http.routers.cljdoc-https.entrypoints=websecure",
+        "traefik.http.routers.cljdoc-https.tls=true",
+        "traefik.http.routers.cljdoc-https.tls.certresolver=letsencrypt",
+        "traefik.http.routers.cljdoc-https.rule=PathPrefix(`/`)",
+        "traefik.http.routers.cljdoc-https.tls.domains[0].main=cljdoc.org",
+        "traefik.http.routers.cljdoc-https.middlewares=compress-response",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// `count` instances of one service; each has its own port in its tags, or all have the same tags.
+fn catalog(count: usize, is_distinct: bool) -> Catalog {
+    let instance = |n: usize| Instance {
+        id: format!("_nomad-task-{n:08}-cljdoc-http"),
+        service: "cljdoc".to_owned(),
+        node: "n1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        address: format!("10.0.{}.{}", n / 250, n % 250),
+        port: 20_000,
+        tags: tags(if is_distinct { 20_000 + n } else { 20_000 }),
+        meta: BTreeMap::new(),
+        status: CheckStatus::Passing,
+    };
+    Catalog::from([("cljdoc".to_owned(), (0..count).map(instance).collect())])
+}
+
+fn parse(criterion: &mut Criterion) {
+    let tags = tags(20_000);
+    criterion.bench_function("tags/parse_21", |bencher| {
+        bencher.iter(|| decode::labels(&labels::parse(black_box(&tags), "traefik").tree));
+    });
+}
+
+fn translations(criterion: &mut Criterion) {
+    let (settings, _) = TranslateSettings::new(&ConsulCatalog::default(), &Own::default());
+    let mut group = criterion.benchmark_group("tags/translate");
+    group.sample_size(20);
+    for count in [1, 100, 1000] {
+        for (name, is_distinct) in [("equal", false), ("distinct", true)] {
+            let catalog = catalog(count, is_distinct);
+            let first_sight = BenchmarkId::new(format!("first_sight_{name}"), count);
+            group.bench_with_input(first_sight, &catalog, |bencher, catalog| {
+                bencher.iter(|| translate(black_box(catalog), &settings, &Memory::default()));
+            });
+            let (_, memory) = translate(&catalog, &settings, &Memory::default());
+            let mut changed = catalog;
+            if let Some(instance) = changed.values_mut().flatten().next() {
+                instance.tags = tags(7);
+            }
+            let one_changed = BenchmarkId::new(format!("one_changed_{name}"), count);
+            group.bench_with_input(one_changed, &changed, |bencher, changed| {
+                bencher.iter(|| translate(black_box(changed), &settings, &memory));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parse, translations);
+criterion_main!(benches);
