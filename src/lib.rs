@@ -5,5 +5,7 @@
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod listener;
 pub mod names;
 pub mod routing;
+pub mod tcp;
