@@ -6,3 +6,4 @@
 pub mod balance;
 pub mod entrypoint;
 pub mod table;
+pub mod tcp;

@@ -1,0 +1,209 @@
+//! Finds out what a new connection is: raw TCP, TLS of some kind, HTTP/1 or HTTP/2, and hands it to whoever serves that.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use pingora_proxy::ProxyHttp;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::StartHandshake;
+
+use crate::clock;
+use crate::routing::entrypoint::{Connection, TlsFacts};
+use crate::routing::tcp::{TcpFacts, TcpTarget, TlsChoice};
+use crate::tcp;
+
+use super::counters::Refused;
+use super::hello::{self, Hello, NoHello};
+use super::idle::Woken;
+use super::pipe::{Failure, Pipe};
+use super::proxy_protocol::{self, Header};
+use super::transport::Transport;
+use super::{Front, h1, h2};
+
+/// How long a client may take from its first byte to the end of the TLS handshake.
+pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a PROXY protocol header may take.
+const PROXY_HEADER_MAX: Duration = Duration::from_secs(10);
+/// How a client that knows we speak HTTP/2 begins (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<E>(front: &Front<E>, socket: TcpStream, peer: SocketAddr)
+where
+    E: ProxyHttp + Send + Sync + 'static,
+    E::CTX: Send + Sync,
+{
+    // A connection that is gone already needs no error.
+    let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else { return };
+    let times = &front.entrypoint.settings.transport;
+    let mut pipe = Pipe::new(Transport::Plain(socket), times.write_timeout);
+    let (mut client, local) = (canonical(peer), canonical(local));
+    if front.entrypoint.settings.proxy_protocol.as_ref().is_some_and(|trust| trust.allows(client.ip())) {
+        match read_proxy_header(&mut pipe).await {
+            Ok(named) => client = named.map_or(client, canonical),
+            Err(_) => return front.counters.refuse(Refused::ProxyProtocol),
+        }
+    }
+    if let Some(target) = find_unread(front, client) {
+        return tcp::serve(pipe, &target, &front.counters).await;
+    }
+    if pipe.input.is_empty() {
+        let mut drain = front.drain.watch();
+        let woken = pipe.park(times.read_timeout, &mut drain).await;
+        let deadline = clock::now() + HANDSHAKE_MAX;
+        if woken == Woken::Over || !matches!(pipe.fill(Some(deadline)).await, Ok(1..)) {
+            return pipe.close().await;
+        }
+    }
+    let facts = Connection { entrypoint: front.entrypoint.clone(), client, local, tls: None };
+    if pipe.input.first() == Some(&hello::FIRST_BYTE) {
+        return Box::pin(serve_tls(front, pipe, facts)).await;
+    }
+    let plain = front.routes.load().find_plain(client).cloned();
+    match plain {
+        Some(target) => tcp::serve(pipe, &target, &front.counters).await,
+        None => serve_http(front, pipe, facts).await,
+    }
+}
+
+/// IPv4 clients of a dual-stack socket are IPv4 clients.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Where a connection goes of which nothing is to be read first.
+fn find_unread<E>(front: &Front<E>, client: SocketAddr) -> Option<Arc<TcpTarget>> {
+    let routes = front.routes.load();
+    if routes.is_plain_tcp_only() { routes.find_plain(client).cloned() } else { None }
+}
+
+struct NoProxyHeader;
+
+/// Takes the PROXY protocol header off the input, if there is one, and says whom it names.
+async fn read_proxy_header(pipe: &mut Pipe) -> Result<Option<SocketAddr>, NoProxyHeader> {
+    let deadline = clock::now() + PROXY_HEADER_MAX;
+    loop {
+        if !pipe.input.is_empty() {
+            match proxy_protocol::read(&pipe.input) {
+                Ok(Header::None) => return Ok(None),
+                Ok(Header::Found { length, client }) => {
+                    pipe.input.advance(length);
+                    return Ok(client);
+                }
+                Ok(Header::More) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "refused a connection");
+                    return Err(NoProxyHeader);
+                }
+            }
+        }
+        if !matches!(pipe.fill(Some(deadline)).await, Ok(1..)) {
+            return Err(NoProxyHeader);
+        }
+    }
+}
+
+async fn serve_tls<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection)
+where
+    E: ProxyHttp + Send + Sync + 'static,
+    E::CTX: Send + Sync,
+{
+    let deadline = clock::now() + HANDSHAKE_MAX;
+    let hello = match hello::read(&mut pipe, deadline).await {
+        Ok(hello) => hello,
+        Err(NoHello::Gone(Failure::TimedOut)) => return front.counters.refuse(Refused::HandshakeTimeout),
+        Err(NoHello::Gone(Failure::Io(_))) => return,
+        Err(NoHello::Invalid) => {
+            front.counters.refuse(Refused::Handshake);
+            return pipe.close().await;
+        }
+    };
+    let choice = {
+        let alpn: Vec<&[u8]> = hello.alpn.iter().map(Vec::as_slice).collect();
+        let asked = TcpFacts { server_name: hello.server_name.as_deref(), alpn: &alpn, client: facts.client };
+        front.routes.load().find_tls(&asked)
+    };
+    match choice {
+        TlsChoice::Passthrough(target) => tcp::serve(pipe, &target, &front.counters).await,
+        TlsChoice::Terminate(config, target) => {
+            if let Some((pipe, _)) = shake_hands(front, pipe, hello, config, 0, deadline).await {
+                tcp::serve(pipe, &target, &front.counters).await;
+            }
+        }
+        TlsChoice::Https(options) => {
+            if let Some((pipe, tls)) = shake_hands(front, pipe, hello, options.config, options.id, deadline).await {
+                serve_http(front, pipe, Connection { tls: Some(tls), ..facts }).await;
+            }
+        }
+        TlsChoice::Refuse => {
+            front.counters.refuse(Refused::NoTlsRoute);
+            pipe.output.extend_from_slice(&hello::UNRECOGNIZED_NAME);
+            pipe.close().await;
+        }
+    }
+}
+
+/// Goes through with the handshake; `None` when it failed, which the client has been told then.
+async fn shake_hands<E>(
+    front: &Front<E>,
+    mut pipe: Pipe,
+    hello: Hello,
+    config: Arc<ServerConfig>,
+    options: u64,
+    deadline: Instant,
+) -> Option<(Pipe, TlsFacts)> {
+    // The handshake has no use for the copy of the hello that the input is.
+    pipe.input.clear();
+    let Transport::Plain(socket) = pipe.transport else { return None };
+    let handshake = StartHandshake::from_parts(hello.accepted, socket).into_stream(config);
+    let stream = match pipe.timer.race(Some(deadline), handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            front.counters.refuse(Refused::Handshake);
+            tracing::debug!(%error, server_name = hello.server_name.as_deref(), "TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            front.counters.refuse(Refused::HandshakeTimeout);
+            return None;
+        }
+    };
+    let tls = hello::facts(stream.get_ref().1, hello.server_name, options);
+    let pipe = Pipe { transport: Transport::Tls(Box::new(stream)), ..pipe };
+    Some((pipe, tls))
+}
+
+/// HTTP/2 or HTTP/1, as negotiated, or as the first bytes say.
+async fn serve_http<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection)
+where
+    E: ProxyHttp + Send + Sync + 'static,
+    E::CTX: Send + Sync,
+{
+    let is_h2 = match &facts.tls {
+        Some(tls) => tls.is_h2,
+        None => is_preface(&mut pipe).await,
+    };
+    let facts = Arc::new(facts);
+    if is_h2 {
+        Box::pin(h2::serve(front, pipe, facts)).await;
+    } else {
+        h1::serve(front, pipe, facts).await;
+    }
+}
+
+/// Whether the client begins with HTTP/2's preface; reads on only while it still may.
+async fn is_preface(pipe: &mut Pipe) -> bool {
+    let deadline = clock::now() + HANDSHAKE_MAX;
+    loop {
+        let begins = pipe.input.iter().zip(PREFACE).all(|(a, b)| a == b);
+        if !begins || pipe.input.len() >= PREFACE.len() {
+            return begins;
+        }
+        if !matches!(pipe.fill(Some(deadline)).await, Ok(1..)) {
+            return false;
+        }
+    }
+}
