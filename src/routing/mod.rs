@@ -4,3 +4,4 @@
 //! outlive it, keyed by identity, so that health, in-flight counts and shares survive every reload.
 
 pub mod entrypoint;
+pub mod report;
