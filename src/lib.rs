@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map; each module opens with its promise.
 
 pub mod acme;
+pub mod admin;
 pub mod catalog;
 pub mod clock;
 pub mod config;

@@ -5,5 +5,6 @@
 
 pub mod balance;
 pub mod entrypoint;
+pub mod report;
 pub mod table;
 pub mod tcp;
