@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map; each module opens with its promise.
 
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod names;
