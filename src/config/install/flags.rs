@@ -19,7 +19,9 @@ struct Flag<'a> {
 /// Reads flags along the table. Names are compared without case; whether a key is known is for the table to check later.
 ///
 /// As in Traefik a flag that turns something on takes no value from the next argument, any other does; a list that is given
-/// twice goes on, and of anything else the last one counts. `--configFile` is passed over: [`config_file`] reads it.
+/// twice goes on, and of anything else the last one counts. Below a name that the user chose (`--entryPoints.web.address :80`)
+/// Traefik loses the next argument and takes `true` for the value; here it counts. `--configFile` is passed over:
+/// [`config_file`] reads it.
 pub fn parse(table: &Key, args: &[String]) -> (Node, Problems) {
     let mut root = Branch::default();
     let mut problems = Vec::new();

@@ -256,7 +256,8 @@ impl Check {
     fn switch(&mut self, key: &Key, path: &str, entry: &Entry, warnings: Warnings) {
         if entry.node.is_empty() && warnings == Warnings::Wanted {
             let message = format!("`{path}` has no value, so it is as if it were not written, as in Traefik");
-            self.problems.push(Problem::warning(&entry.key_at, message).hint("to turn it on, write `{}` after it"));
+            let problem = Problem::warning(&entry.key_at, message);
+            self.problems.push(if key.name == "*" { problem } else { problem.hint("to turn it on, write `{}` after it") });
         }
         if let Some(text) = &entry.node.scalar
             && !is_on(text)
@@ -441,8 +442,7 @@ mod tests {
                 "Error f:1:13: `accessLog.fields` cannot stand alone: it wants keys below it (known here: defaultMode, headers, names, \
                  queryParameters)",
                 "Error f:2:1: `entryPoints` cannot stand alone: it wants keys below it (known here: a name that you choose)",
-                "Warning f:2:15: `entryPoints.web` has no value, so it is as if it were not written, as in Traefik \
-                 (to turn it on, write `{}` after it)",
+                "Warning f:2:15: `entryPoints.web` has no value, so it is as if it were not written, as in Traefik",
             ],
         );
         check(

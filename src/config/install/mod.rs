@@ -1,6 +1,6 @@
 //! The install configuration (Traefik's static one): what is settled at start and never changes while we run.
 //!
-//! [`Source`] says where it comes from, [`keys`] which keys there are, and [`read`] makes an [`Install`] of it.
+//! [`Source`] says where it comes from, [`keys`] which keys there are, and [`read()`] makes an [`Install`] of it.
 
 mod entrypoints;
 mod environment;

@@ -121,3 +121,25 @@ fn what_the_table_calls_honoured_is_read() {
         assert!(problems.iter().any(|problem| problem.message.starts_with(&objection)), "{text}: {problems:?}");
     }
 }
+
+/// Each case with a piece cut out, doubled or replaced, at seeded places: a problem is fine, a panic is not.
+#[test]
+fn a_damaged_file_is_a_problem_and_never_a_crash() {
+    let mut random = fastrand::Rng::with_seed(1);
+    for source in cases().into_values() {
+        let Source::File { path, text } = source else { continue };
+        for _ in 0..40 {
+            let mut damaged: Vec<char> = text.chars().collect();
+            let start = random.usize(..damaged.len());
+            let end = (start + random.usize(..9)).min(damaged.len());
+            let piece: String = damaged[start..end].iter().collect();
+            let instead = [String::new(), piece.repeat(2), "{".into(), "\n".into(), ": ".into(), "&a *a".into(), "\"".into()];
+            damaged.splice(start..end, instead[random.usize(..instead.len())].chars());
+            let text = damaged.iter().collect();
+            let damaged = Source::File { path: path.clone(), text };
+            let (install, problems) = read(&damaged);
+            assert!(install.is_some() || !problems.is_empty(), "refused without a reason: {damaged:?}");
+            report(&[tidegate::cli::check::install(&Loaded { source: Some(damaged), install, problems })]);
+        }
+    }
+}
