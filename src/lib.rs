@@ -5,6 +5,7 @@
 pub mod acme;
 pub mod admin;
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;

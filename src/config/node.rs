@@ -109,28 +109,33 @@ impl Node {
 
     /// Reads it as a list of texts: items, or one text `a, b`, which Traefik takes apart in every source.
     pub fn strings(&self, path: &str, problems: &mut Problems) -> Vec<String> {
+        self.texts(path, problems).into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Reads it as a list of texts, each with its place.
+    pub fn texts(&self, path: &str, problems: &mut Problems) -> Vec<(&At, String)> {
         match &self.children {
-            Children::List(items) => items.iter().filter_map(|item| item.string(path, problems)).collect(),
+            Children::List(items) => items.iter().filter_map(|item| Some((&item.at, item.string(path, problems)?))).collect(),
             Children::Map(_) => {
                 problems.push(Problem::error(&self.at, format!("`{path}` wants a list")));
                 Vec::new()
             }
-            Children::None => match &self.scalar {
-                Some(text) => text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
-                None => Vec::new(),
-            },
+            Children::None => {
+                let items = self.scalar.iter().flat_map(|text| text.split(','));
+                items.map(|item| (&self.at, item.trim().to_owned())).filter(|(_, item)| !item.is_empty()).collect()
+            }
         }
     }
 
     /// Reads it as address ranges in CIDR notation; a bare address is a range of one.
     pub fn ranges(&self, path: &str, problems: &mut Problems) -> Vec<IpNet> {
         let mut ranges = Vec::new();
-        for text in self.strings(path, problems) {
+        for (at, text) in self.texts(path, problems) {
             match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
                 Ok(range) => ranges.push(range),
                 Err(_) => {
                     let message = format!("`{path}` has `{text}`, but wants addresses or ranges such as `10.0.0.0/8`");
-                    problems.push(Problem::error(&self.at, message));
+                    problems.push(Problem::error(at, message));
                 }
             }
         }

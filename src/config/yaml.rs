@@ -281,7 +281,7 @@ mod tests {
         check("a: 1\n  b: 2\n", "f:2:4: cannot be read as YAML: mapping values are not allowed in this context");
         check("a: *nope\n", "f:1:4: cannot be read as YAML: while parsing node, found unknown anchor");
         check("? [a]\n: 1\n", "f:1:3: a key must be a text, not a list or a map");
-        check("a:\n\tb: 1\n", "f:2:1: cannot be read as YAML: tabs disallowed within this context (block indentation)");
+        check("a:\n\tb: 1\n", "f:2:2: cannot be read as YAML: tabs disallowed within this context (block indentation)");
     }
 
     #[test]

@@ -1,4 +1,19 @@
 //! The install configuration (Traefik's static one): what is settled at start and never changes while we run.
+//!
+//! [`Source`] says where it comes from, [`keys`] which keys there are, and [`read()`] makes an [`Install`] of it.
+
+mod entrypoints;
+mod environment;
+mod flags;
+pub mod keys;
+mod observe;
+mod own;
+mod providers;
+mod read;
+mod references;
+mod resolvers;
+mod source;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,6 +22,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::dynamic::Domain;
+
+pub use flags::config_file;
+pub use read::read;
+pub use source::{Source, candidates, pick};
 
 /// All of it, with Traefik's defaults filled in.
 #[derive(Clone, Debug, PartialEq, Default)]
