@@ -2,7 +2,8 @@
 //!
 //! Deliberate differences: instances that disagree do not delete each other's definitions ([`super::settle`]);
 //! `enable=false` takes out one instance, not its service; a bad tag costs what it defines, not its instance (unless
-//! `consul.strictTags` says so); an instance that is not fit stays known, for when there is no other.
+//! `consul.strictTags` says so); an instance that is not fit stays known, for when there is no other;
+//! `consulcatalog.canary=true` makes a canary of an instance, not a service of its own with a hash in its name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -85,12 +86,25 @@ pub struct Memory {
     read: Readings,
 }
 
-/// What was read of tags, by service and list of tags.
-type Readings = HashMap<String, HashMap<Arc<[String]>, Arc<Declared>>>;
+/// What was read of tags, by instance id. An id that two nodes use costs a second reading, nothing else.
+type Readings = HashMap<Arc<str>, Reading>;
+
+#[derive(Clone, Debug)]
+struct Reading {
+    service: Arc<str>,
+    tags: Arc<[String]>,
+    declared: Arc<Declared>,
+}
 
 /// Translates the whole catalog. The same catalog and memory give the same answer, in the same order.
 pub fn translate(catalog: &Catalog, settings: &TranslateSettings, memory: &Memory) -> (Provided, Memory) {
-    let mut reader = Reader { settings, before: &memory.read, now: HashMap::new(), noted: Notes::default() };
+    let mut reader = Reader {
+        settings,
+        before: &memory.read,
+        now: HashMap::with_capacity(memory.read.len()),
+        new: HashMap::new(),
+        noted: Notes::default(),
+    };
     let exposed = reader.exposed(catalog);
     let Settled { mut definitions, behind, problems } = settle(&exposed, &memory.serving);
     let serving = definitions.clone();
@@ -152,12 +166,14 @@ struct Reader<'a> {
     settings: &'a TranslateSettings,
     before: &'a Readings,
     now: Readings,
+    /// What had to be read this time, so that many new instances with the same tags are one reading.
+    new: HashMap<(&'a str, &'a [String]), Reading>,
     noted: Notes,
 }
 
-impl Reader<'_> {
+impl<'c> Reader<'c> {
     /// The instances to be served, in the order of their ids.
-    fn exposed<'c>(&mut self, catalog: &'c Catalog) -> Vec<Exposed<'c>> {
+    fn exposed(&mut self, catalog: &'c Catalog) -> Vec<Exposed<'c>> {
         let mut instances: Vec<&Instance> = catalog.values().flatten().collect();
         instances.sort_by(|a, b| (&a.id, &a.node).cmp(&(&b.id, &b.node)));
         let mut exposed = Vec::new();
@@ -182,21 +198,26 @@ impl Reader<'_> {
     }
 
     /// What the instance's tags declare, read once for all that have the same ones, and only when they are new.
-    fn declared(&mut self, instance: &Instance) -> Arc<Declared> {
+    fn declared(&mut self, instance: &'c Instance) -> Arc<Declared> {
         // Without routers of its own an instance may have a rule that fits no other.
         if self.settings.default_rule.as_ref().is_ok_and(Template::is_per_instance) {
             return Arc::new(declared::read(instance, self.settings));
         }
-        let tags = instance.tags.as_slice();
-        if let Some(found) = self.now.get(&instance.service).and_then(|known| known.get(tags)) {
-            return Arc::clone(found);
-        }
-        let before = self.before.get(&instance.service).and_then(|known| known.get_key_value(tags));
-        let (key, declared) = match before {
-            Some((key, declared)) => (Arc::clone(key), Arc::clone(declared)),
-            None => (Arc::from(tags), Arc::new(declared::read(instance, self.settings))),
+        let before = self.before.get_key_value(instance.id.as_str());
+        let before = before.filter(|(_, was)| *was.service == *instance.service && *was.tags == *instance.tags);
+        let (id, reading) = match before {
+            Some((id, reading)) => (Arc::clone(id), reading.clone()),
+            None => {
+                let reading = self.new.entry((&instance.service, &instance.tags)).or_insert_with(|| Reading {
+                    service: Arc::from(instance.service.as_str()),
+                    tags: Arc::from(instance.tags.as_slice()),
+                    declared: Arc::new(declared::read(instance, self.settings)),
+                });
+                (Arc::from(instance.id.as_str()), reading.clone())
+            }
         };
-        self.now.entry(instance.service.clone()).or_default().insert(key, Arc::clone(&declared));
+        let declared = Arc::clone(&reading.declared);
+        self.now.insert(id, reading);
         declared
     }
 }

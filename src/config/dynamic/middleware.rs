@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-use super::decode::{Unusable, asked, block, place_of, switch, texts};
+use super::decode::Unusable;
+use super::shape::{asked, block, place_of, switch, texts};
 use super::{MiddlewareKind, unsupported};
 use crate::config::node::Fields;
 use crate::config::problem::{Problem, Problems};

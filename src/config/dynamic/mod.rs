@@ -7,8 +7,11 @@ pub mod decode;
 pub mod labels;
 mod middleware;
 mod router;
+#[cfg(test)]
+mod scenarios;
 pub mod server;
 mod service;
+mod shape;
 mod tcp;
 mod tls;
 mod unsupported;

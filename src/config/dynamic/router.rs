@@ -1,6 +1,7 @@
 //! `http.routers.*` and what it shares with `tcp.routers.*`.
 
-use super::decode::{Source, Unusable, items, switch};
+use super::decode::{Source, Unusable};
+use super::shape::{items, switch};
 use super::{Domain, Router, RouterTls, TcpRouter};
 use crate::config::node::Fields;
 use crate::config::problem::{At, Problem, Problems};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::decode::{Decoder, Servers, Source, Unusable, asked, block, ignore, items, place_of, switch, texts};
+use super::decode::{Decoder, Servers, Source, Unusable};
 use super::server::{Location, ServerTemplate, scheme_http};
+use super::shape::{asked, block, ignore, items, place_of, switch, texts};
 use super::unsupported;
 use super::{HealthCheck, Kind, LoadBalancer, Scheme, Service, ServiceKind, Strategy};
 use crate::config::install::ServersTransport;

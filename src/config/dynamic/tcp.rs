@@ -1,7 +1,8 @@
 //! `tcp` and `udp`.
 
-use super::decode::{Decoder, Servers, Source, Unusable, asked, block, ignore, items, place_of};
+use super::decode::{Decoder, Servers, Source, Unusable};
 use super::server::{Location, ServerTemplate};
+use super::shape::{asked, block, ignore, items, place_of};
 use super::{Kind, Scheme, TcpService, router, unsupported};
 use crate::config::node::{Entry, Fields};
 use crate::config::problem::{Problem, Problems};

@@ -1,6 +1,7 @@
 //! `tls`: certificates, options and the default store.
 
-use super::decode::{Decoder, Source, Unusable, asked, block, ignore, items, place_of};
+use super::decode::{Decoder, Source, Unusable};
+use super::shape::{asked, block, ignore, items, place_of};
 use super::{CertificateFiles, TlsOptions, TlsVersion};
 use crate::config::node::Fields;
 use crate::config::problem::{At, Problem, Problems};
