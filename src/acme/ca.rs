@@ -112,7 +112,7 @@ impl LastAnswer {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn record(&self, status: Option<StatusCode>, retry_after: Option<Duration>) {
+    pub(super) fn record(&self, status: Option<StatusCode>, retry_after: Option<Duration>) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (status, retry_after);
     }
 }

@@ -3,6 +3,8 @@
 //! [`schedule`] decides, [`order`] asks the CA, [`storage`] is Traefik's acme.json, [`run`] is the task that joins them. Whatever
 //! a CA does, traffic goes on: the certificate that is there, or the default one, answers, and the next attempt has its time.
 
+#![warn(clippy::indexing_slicing, clippy::string_slice)]
+
 pub mod ca;
 pub mod challenge;
 mod durable;

@@ -80,7 +80,7 @@ enum OrderError {
     Timeout(String),
 }
 
-/// Obtains one certificate. Waits at most [`ORDER_TIMEOUT`]; the challenges it opens are closed when it ends, or is dropped.
+/// Obtains one certificate. Waits at most `ORDER_TIMEOUT`; the challenges it opens are closed when it ends, or is dropped.
 pub async fn obtain(job: &Job) -> Outcome {
     let last = Arc::new(LastAnswer::default());
     let mut progress = Progress::default();
@@ -305,5 +305,48 @@ impl HttpClient for Adapter {
             let (parts, body) = response.map_err(|error: CaError| Error::Other(Box::new(error)))?.into_parts();
             Ok(BytesResponse { parts, body: Box::new(body) })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use instant_acme::Problem;
+
+    use super::*;
+
+    /// An order that ended with `error` after an answer with this status and `Retry-After`: its `Retry-After`, and whether the CA is
+    /// to blame.
+    #[track_caller]
+    fn check(error: impl Into<OrderError>, answer: (u16, Option<u64>), expected: (Option<u64>, bool)) {
+        let error = error.into();
+        let last = LastAnswer::default();
+        last.record(StatusCode::from_u16(answer.0).ok(), answer.1.map(Duration::from_secs));
+        let failure = failure(&error, &last);
+        assert_eq!((failure.retry_after.map(|after| after.as_secs()), failure.is_ca_down), expected, "{error}");
+    }
+
+    fn api(kind: &str) -> Error {
+        let kind = format!("urn:ietf:params:acme:error:{kind}");
+        Error::Api(Problem { r#type: Some(kind), detail: None, status: None, subproblems: Vec::new() })
+    }
+
+    #[test]
+    fn a_failure_tells_whose_it_is_and_how_long_to_wait() {
+        check(api("rejectedIdentifier"), (400, None), (None, false));
+        check(api("rateLimited"), (429, Some(20)), (Some(20), false));
+        check(api("serverInternal"), (500, None), (None, true));
+        check(api("serverInternal"), (503, Some(60)), (Some(60), true));
+        check(api("badNonce"), (400, None), (None, true));
+        check(Error::Json(serde_json::from_str::<Value>("<html>").unwrap_err()), (200, None), (None, true));
+        // What the CA said of its pace while all was well is not about this failure.
+        check(OrderError::Unverified("`a.test`".to_owned()), (200, Some(3)), (None, false));
+        check(issue::Refused::NoIntermediate, (200, None), (None, false));
+    }
+
+    #[test]
+    fn an_address_is_ordered_as_one() {
+        assert_eq!(identifier("10.0.0.1".to_owned()), Identifier::Ip([10, 0, 0, 1].into()));
+        assert_eq!(identifier("a.test".to_owned()), Identifier::Dns("a.test".to_owned()));
     }
 }

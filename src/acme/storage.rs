@@ -47,10 +47,12 @@ pub enum StorageError {
         /// The file.
         path: String,
     },
-    /// It belongs to somebody else.
-    #[error("{path} belongs to user {owner} and cannot be read by user {user}: run `chown {user} {path}`")]
+    /// It, or a folder above it, belongs to somebody else: to root, where a Traefik ran as root.
+    #[error(
+        "{path} belongs to user {owner} and cannot be used by user {user}, as whom this process runs: run `chown {user} {path}`"
+    )]
     NotOurs {
-        /// The file.
+        /// The file or folder.
         path: String,
         /// Whose it is.
         owner: u32,
@@ -91,9 +93,9 @@ impl Storage {
             Ok(found) => storage.check_access(&found)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-                created.map_err(|source| storage.io("created", source))?;
+                created.map_err(|source| storage.refused("created", source))?;
             }
-            Err(source) => return Err(storage.io("read", source)),
+            Err(source) => return Err(storage.refused("read", source)),
         }
         let document = storage.read()?;
         Ok((storage, document))
@@ -135,13 +137,20 @@ impl Storage {
         if mode & 0o077 != 0 {
             return Err(StorageError::TooOpen { mode, path: self.shown() });
         }
-        match File::open(&self.path) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                let user = rustix::process::geteuid().as_raw();
-                Err(StorageError::NotOurs { path: self.shown(), owner: found.uid(), user })
-            }
-            Err(source) => Err(self.io("read", source)),
-            Ok(_) => Ok(()),
+        File::open(&self.path).map(drop).map_err(|source| self.refused("read", source))
+    }
+
+    /// An error that names the `chown` which helps, if one does: of the file, or of the nearest folder above that can be seen.
+    fn refused(&self, attempted: &'static str, source: io::Error) -> StorageError {
+        let seen = self.path.ancestors().filter(|path| !path.as_os_str().is_empty());
+        let nearest = seen.filter_map(|path| Some((path, fs::metadata(path).ok()?))).next();
+        match nearest {
+            Some((path, found)) if source.kind() == ErrorKind::PermissionDenied => StorageError::NotOurs {
+                path: path.display().to_string(),
+                owner: found.uid(),
+                user: rustix::process::geteuid().as_raw(),
+            },
+            _ => self.io(attempted, source),
         }
     }
 
@@ -234,10 +243,10 @@ impl StoredCertificate {
     }
 
     fn to_value(&self) -> Value {
-        let mut domain = json!({ "main": self.domain.main });
-        if !self.domain.sans.is_empty() {
-            domain["sans"] = json!(self.domain.sans);
-        }
+        let domain = match self.domain.sans.as_slice() {
+            [] => json!({ "main": self.domain.main }),
+            sans => json!({ "main": self.domain.main, "sans": sans }),
+        };
         json!({
             "domain": domain,
             "certificate": BASE64_STANDARD.encode(&self.chain),

@@ -33,6 +33,8 @@ pub struct Certificate {
     pub names: BTreeSet<Box<str>>,
     /// The addresses it answers for.
     pub addresses: BTreeSet<IpAddr>,
+    /// Its DNS names in order, joined by commas, as the label `sans` of `traefik_tls_certs_not_after` prints them.
+    pub sans: String,
     /// The subject's common name; empty when it has none.
     pub common_name: String,
     /// The serial number in decimal, as Traefik prints it.
@@ -85,6 +87,7 @@ impl Certificate {
         let (_, x509) = X509Certificate::from_der(&leaf).map_err(|error| InvalidCertificate::X509(error.to_string()))?;
         let key = CertifiedKey::from_der(chain, key, provider().as_ref())?;
         let (mut names, addresses) = alternative_names(&x509);
+        let sans = names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(",");
         let common_name = x509.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
         if !common_name.is_empty() && !common_name.contains(' ') {
             names.insert(common_name.to_lowercase().into());
@@ -92,6 +95,7 @@ impl Certificate {
         Ok(Self {
             names,
             addresses,
+            sans,
             common_name: common_name.to_owned(),
             serial: x509.tbs_certificate.serial.to_string(),
             not_before: time(x509.validity().not_before.timestamp()),
@@ -122,11 +126,6 @@ impl Certificate {
                         .is_some_and(|(_, parent)| self.names.contains(format!("*.{parent}").as_str()))
             }
         }
-    }
-
-    /// DNS names joined by commas, as the label `sans` of `traefik_tls_certs_not_after` prints them.
-    pub fn sans(&self) -> String {
-        self.names.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -289,7 +288,7 @@ pub(crate) mod tests {
     fn the_generated_certificate_is_named_as_traefiks() {
         let certificate = generate_default(days(20_000)).unwrap();
         assert_eq!(certificate.common_name, "TRAEFIK DEFAULT CERT");
-        assert!(certificate.sans().ends_with(".traefik.default"), "{}", certificate.sans());
+        assert!(certificate.sans.ends_with(".traefik.default"), "{}", certificate.sans);
         assert_eq!(certificate.not_after, days(20_365));
     }
 }

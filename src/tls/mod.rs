@@ -3,6 +3,8 @@
 //! [`store::CertificateStore`] holds the certificates; control and acme publish into it and handshakes read it, without a lock.
 //! [`options::TlsTable`] chooses the settings of a handshake by the name that the client asks for.
 
+#![warn(clippy::indexing_slicing, clippy::string_slice)]
+
 pub mod certificate;
 pub mod cipher;
 pub mod options;
