@@ -126,6 +126,10 @@ pub struct Live {
     pub slow_in_row: u32,
     /// Stable attempts among the last [`LATELY`] without a first byte in time.
     pub stable_slow_lately: u32,
+    /// When the epoch began in which the canary's present (or last) row of failures began.
+    pub failing_from: Duration,
+    /// Canary attempts of epochs that have not settled: those judged, and how.
+    pub pending: Counts,
     /// Canary requests not judged yet.
     pub canary_in_flight: u32,
     /// Median time to the first byte of the canary since its share last changed, to the nearest step of the scale.
@@ -143,6 +147,8 @@ pub struct Ledger {
     canary_in_flight: AtomicU32,
     canary_successes: AtomicU32,
     fails_in_row: AtomicU32,
+    /// The epoch of the row's first failure.
+    failing_epoch: AtomicU32,
     slow_in_row: AtomicU32,
     /// Stable's last attempts, one bit each: was it slow?
     stable_slow: AtomicU32,
@@ -188,6 +194,7 @@ impl Ledger {
             canary_in_flight: AtomicU32::new(0),
             canary_successes: AtomicU32::new(0),
             fails_in_row: AtomicU32::new(0),
+            failing_epoch: AtomicU32::new(0),
             slow_in_row: AtomicU32::new(0),
             stable_slow: AtomicU32::new(0),
             streaks_from: AtomicU32::new(0),
@@ -250,20 +257,6 @@ impl Ledger {
         share_of(self.current.load(Relaxed))
     }
 
-    /// What can be known at once.
-    pub fn live(&self) -> Live {
-        let word = self.current.load(Relaxed);
-        Live {
-            trips: (word >> TRIPS_SHIFT) as u16,
-            tripped: word & TRIPPED != 0,
-            slow_in_row: self.slow_in_row.load(Relaxed),
-            stable_slow_lately: (self.stable_slow.load(Relaxed) & ((1 << LATELY) - 1)).count_ones(),
-            canary_in_flight: self.canary_in_flight.load(Relaxed),
-            canary_median: self.canary_latency.median(),
-            stable_median: self.stable_latency.median(),
-        }
-    }
-
     /// Another canary takes the place of the one before: it has earned no trust yet. Control's.
     pub fn begin(&self) {
         self.canary_successes.store(0, Relaxed);
@@ -293,6 +286,9 @@ impl Ledger {
             Verdict::Fail => {
                 self.slow_in_row.store(0, Relaxed);
                 let failed = self.fails_in_row.fetch_add(1, Relaxed).saturating_add(1);
+                if failed == 1 {
+                    self.failing_epoch.store(draw.epoch, Relaxed);
+                }
                 if failed >= TRIP_AFTER { self.trip() } else { None }
             }
             Verdict::Slow => {
@@ -381,7 +377,10 @@ impl Cell {
     }
 
     fn take(&self) -> Counts {
-        let word = if self.0.load(Relaxed) == 0 { 0 } else { self.0.swap(0, Relaxed) };
+        Self::counts(if self.0.load(Relaxed) == 0 { 0 } else { self.0.swap(0, Relaxed) })
+    }
+
+    fn counts(word: u64) -> Counts {
         Counts {
             all: (word >> ALL_SHIFT) as u32,
             fail: (word >> FAIL_SHIFT & COUNT_MASK) as u32,
@@ -456,8 +455,37 @@ impl Reader {
     /// Begins to read; the canary keeps the share it has.
     pub fn new(now: Duration, ledger: &Ledger) -> Self {
         let share = ledger.share();
-        let number = ledger.open(share, ledger.live().trips.wrapping_sub(1));
+        // A trip set before is not ours to clear.
+        let trips = (ledger.current.load(Relaxed) >> TRIPS_SHIFT) as u16;
+        let number = ledger.open(share, trips.wrapping_sub(1));
         Self { open: Opened { number, share, at: now }, closed: VecDeque::with_capacity(EPOCHS_MAX) }
+    }
+
+    /// What can be known at once.
+    pub fn live(&self, ledger: &Ledger) -> Live {
+        let word = ledger.current.load(Relaxed);
+        let open = Closed { epoch: self.open, at: Duration::MAX, read: false };
+        let unread = self.closed.iter().rev().take_while(|closed| !closed.read).chain([&open]);
+        let canary = |closed: &Closed| {
+            let epoch = ledger.epochs.get(closed.epoch.number as usize % EPOCHS_MAX);
+            epoch.map_or(Counts::default(), |epoch| Cell::counts(epoch.canary.0.load(Relaxed)))
+        };
+        let pending = unread.fold(Counts::default(), |sum, closed| sum + canary(closed));
+        let failing = ledger.failing_epoch.load(Relaxed);
+        let oldest = self.closed.front().map_or(self.open.at, |closed| closed.epoch.at);
+        let mut epochs = self.closed.iter().map(|closed| closed.epoch).chain([self.open]);
+        let failing_from = epochs.find(|epoch| epoch.number == failing).map_or(oldest, |epoch| epoch.at);
+        Live {
+            trips: (word >> TRIPS_SHIFT) as u16,
+            tripped: word & TRIPPED != 0,
+            failing_from,
+            pending,
+            slow_in_row: ledger.slow_in_row.load(Relaxed),
+            stable_slow_lately: (ledger.stable_slow.load(Relaxed) & ((1 << LATELY) - 1)).count_ones(),
+            canary_in_flight: ledger.canary_in_flight.load(Relaxed),
+            canary_median: ledger.canary_latency.median(),
+            stable_median: ledger.stable_latency.median(),
+        }
     }
 
     /// Closes the open epoch, opens the next one with `share`, and appends to `tallies` what has been seen in the epochs closed
@@ -527,6 +555,10 @@ mod tests {
             tallies
         }
 
+        fn live(&self) -> Live {
+            self.reader.live(&self.ledger)
+        }
+
         fn canary(&self, verdicts: &[Verdict]) -> Option<Tripped> {
             verdicts.iter().fold(None, |tripped, verdict| tripped.or(self.ledger.record(self.ledger.draw(0), *verdict, None)))
         }
@@ -582,7 +614,7 @@ mod tests {
         }
         told.ledger.record(lost, Verdict::Fail, None);
         assert_eq!(seen(&told.turn(100.0, 50, 0)), []);
-        assert_eq!(told.ledger.live().canary_in_flight, 0);
+        assert_eq!(told.live().canary_in_flight, 0);
     }
 
     #[test]
@@ -590,8 +622,25 @@ mod tests {
         let told = Told::new(50);
         assert_eq!(told.canary(&[Verdict::Fail, Verdict::Fail, Verdict::Ok, Verdict::Fail, Verdict::Fail]), None);
         assert_eq!(told.canary(&[Verdict::Ignored, Verdict::Fail]), Some(Tripped { share: Share::new(5000).unwrap() }));
-        assert_eq!((told.ledger.share(), told.ledger.live().trips), (Share::ZERO, 1));
+        assert_eq!((told.ledger.share(), told.live().trips), (Share::ZERO, 1));
         assert_eq!(told.ledger.draw(0).share, Share::ZERO);
+    }
+
+    #[test]
+    fn what_has_not_settled_is_known_at_once() {
+        let mut told = Told::new(50);
+        told.canary(&[Verdict::Fail, Verdict::Ok]);
+        told.turn(1.0, 50, 0);
+        told.canary(&[Verdict::Fail]);
+        told.turn(2.0, 50, 0);
+        told.canary(&[Verdict::Fail]);
+        let open = told.ledger.draw(0);
+        let live = told.live();
+        assert_eq!((live.pending, live.canary_in_flight), (Counts { all: 4, fail: 3, slow: 0 }, 1));
+        assert_eq!(live.failing_from, Duration::from_secs(1));
+        told.ledger.record(open, Verdict::Ok, None);
+        told.turn(3.0, 50, 0);
+        assert_eq!(told.live().pending, Counts { all: 3, fail: 2, slow: 0 });
     }
 
     #[test]
@@ -599,15 +648,15 @@ mod tests {
         let mut told = Told::new(50);
         told.canary(&[Verdict::Fail; 3]);
         told.turn(1.0, 20, 0);
-        assert!(told.ledger.live().tripped && told.ledger.share() == Share::ZERO);
+        assert!(told.live().tripped && told.ledger.share() == Share::ZERO);
         told.turn(2.0, 0, 1);
-        assert!(told.ledger.live().tripped);
+        assert!(told.live().tripped);
         told.turn(3.0, 20, 1);
         assert_eq!(told.ledger.share(), Share::new(2000).unwrap());
         // A new streak begins at nothing.
         assert_eq!(told.canary(&[Verdict::Fail, Verdict::Fail]), None);
         assert!(told.canary(&[Verdict::Fail]).is_some());
-        assert_eq!(told.ledger.live().trips, 2);
+        assert_eq!(told.live().trips, 2);
     }
 
     #[test]
@@ -619,7 +668,7 @@ mod tests {
         told.turn(1.0, 0, 1);
         told.turn(2.0, 20, 1);
         assert!(before[3..].iter().all(|draw| told.ledger.record(*draw, Verdict::Fail, None).is_none()));
-        assert!(!told.ledger.live().tripped);
+        assert!(!told.live().tripped);
     }
 
     #[test]
@@ -648,14 +697,14 @@ mod tests {
         for _ in 0..3 {
             told.ledger.record(told.ledger.draw(NONE), Verdict::Slow, None);
         }
-        let live = told.ledger.live();
+        let live = told.live();
         assert_eq!((live.slow_in_row, live.stable_slow_lately), (2, 3));
         for _ in 0..18 {
             told.ledger.record(told.ledger.draw(NONE), Verdict::Ok, None);
         }
-        assert_eq!(told.ledger.live().stable_slow_lately, 2);
+        assert_eq!(told.live().stable_slow_lately, 2);
         told.canary(&[Verdict::Ok]);
-        assert_eq!(told.ledger.live().slow_in_row, 0);
+        assert_eq!(told.live().slow_in_row, 0);
     }
 
     #[test]
@@ -666,9 +715,9 @@ mod tests {
                 told.ledger.record(told.ledger.draw(NONE), Verdict::Ok, Some(Duration::from_millis(ms)));
             }
             told.ledger.record(told.ledger.draw(NONE), Verdict::Ok, Some(Duration::from_millis(5)));
-            let median = told.ledger.live().stable_median.unwrap();
+            let median = told.live().stable_median.unwrap();
             assert!((Duration::from_millis(low)..=Duration::from_millis(high)).contains(&median), "{ms} ms: {median:?}");
         }
-        assert_eq!(Told::new(50).ledger.live().canary_median, None);
+        assert_eq!(Told::new(50).live().canary_median, None);
     }
 }
