@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::evidence::{ACT_AT, could_have_missed};
-use super::ledger::{Counts, TRIP_AFTER};
+use super::ledger::TRIP_AFTER;
+use super::reader::Counts;
 use super::trial::ENVIRONMENT_MAX;
 use crate::names::Share;
 

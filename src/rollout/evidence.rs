@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Counts, Tally};
+use super::reader::{Counts, Tally};
 
 /// What evidence must reach to act: false alarms in at most one of a hundred rollouts.
 pub const ACT_AT: f64 = 100.0;
@@ -204,7 +204,11 @@ pub fn tolerated_rate(hour: Counts) -> f64 {
 
 /// What both arms did in the last minute, epoch by epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Recent(VecDeque<Slice>);
+pub struct Recent {
+    slices: VecDeque<Slice>,
+    /// Up to when everything is judged.
+    end: Duration,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Slice {
@@ -225,39 +229,39 @@ impl Recent {
     /// Adds an epoch and forgets what is older than a minute.
     pub fn add(&mut self, tally: &Tally) {
         let (stable, canary) = (tally.stable_all(), tally.canary);
-        self.0.push_back(Slice { opened: tally.opened, closed: tally.closed, stable, canary });
-        let oldest = self.end().saturating_sub(RECENT);
-        while self.0.len() > SLICES_MAX || self.0.front().is_some_and(|slice| slice.closed <= oldest) {
-            self.0.pop_front();
+        self.end = self.end.max(tally.closed);
+        self.slices.push_back(Slice { opened: tally.opened, closed: tally.closed, stable, canary });
+        let oldest = self.end.saturating_sub(RECENT);
+        while self.slices.len() > SLICES_MAX || self.slices.front().is_some_and(|slice| slice.closed <= oldest) {
+            self.slices.pop_front();
         }
     }
 
     /// Up to when everything is judged.
     pub fn end(&self) -> Duration {
-        // A late answer may stand last; the one before it tells.
-        self.0.iter().rev().take(EPOCHS_LOOKED_BACK).map(|slice| slice.closed).max().unwrap_or_default()
+        self.end
     }
 
     /// What stable did in the epochs opened at `from` or later.
     pub fn stable(&self, from: Duration) -> Counts {
-        self.0.iter().filter(|slice| slice.opened >= from).fold(Counts::default(), |sum, slice| sum + slice.stable)
+        self.slices.iter().filter(|slice| slice.opened >= from).fold(Counts::default(), |sum, slice| sum + slice.stable)
     }
 
     /// What stable did in the last minute.
     pub fn stable_minute(&self) -> Counts {
-        self.stable(self.end().saturating_sub(RECENT))
+        self.stable(self.end.saturating_sub(RECENT))
     }
 
     /// When the oldest epoch began in which the canary failed, not before `from`.
     pub fn first_canary_failure(&self, from: Duration) -> Option<Duration> {
-        self.0.iter().filter(|slice| slice.canary.fail > 0 && slice.opened >= from).map(|slice| slice.opened).min()
+        self.slices.iter().filter(|slice| slice.canary.fail > 0 && slice.opened >= from).map(|slice| slice.opened).min()
     }
 
     /// First attempts a second, over what is held.
     pub fn rate(&self) -> f64 {
-        let all = self.0.iter().map(|slice| f64::from(slice.stable.all) + f64::from(slice.canary.all)).sum::<f64>();
-        let begin = self.0.iter().map(|slice| slice.opened).min().unwrap_or_default();
-        let span = self.end().saturating_sub(begin).as_secs_f64();
+        let all = self.slices.iter().map(|slice| f64::from(slice.stable.all) + f64::from(slice.canary.all)).sum::<f64>();
+        let begin = self.slices.iter().map(|slice| slice.opened).min().unwrap_or_default();
+        let span = self.end.saturating_sub(begin).as_secs_f64();
         if span > 0.0 { all / span } else { 0.0 }
     }
 
@@ -265,13 +269,11 @@ impl Recent {
     /// minute tells where traffic is thin; where it is dense, a minute would hide the first seconds of an outage.
     pub fn is_anomalous(&self, tolerated: f64) -> bool {
         [RECENT, JUST_NOW].iter().any(|span| {
-            let seen = self.stable(self.end().saturating_sub(*span));
+            let seen = self.stable(self.end.saturating_sub(*span));
             seen.fail >= 2 && f64::from(seen.fail) / f64::from(seen.all.max(1)) > (3.0 * tolerated).max(0.02)
         })
     }
 }
-
-const EPOCHS_LOOKED_BACK: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::Situation;
 use super::decision::{Decision, Why};
 use super::evidence::{ACT_AT, Hour, Recent};
-use super::ledger::{Counts, Live, Tally};
 use super::phase::Phase;
 use super::policy::Policy;
+use super::reader::{Counts, Live, Tally};
 use super::trial::{Context, Trial};
 use crate::names::Share;
 

@@ -6,10 +6,12 @@
 
 pub mod decision;
 pub mod evidence;
+mod latency;
 pub mod ledger;
 pub mod machine;
 pub mod phase;
 pub mod policy;
+pub mod reader;
 pub mod tracks;
 mod trial;
 
@@ -20,7 +22,7 @@ pub use ledger::{Draw, Ledger, Verdict};
 pub use machine::{Arm, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
 
-use ledger::{Reader, Tally};
+use reader::{Reader, Tally};
 
 /// Control's handle on one service's rollout: reads the ledger, asks the machine, sets the share.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::Counts;
+use super::reader::Counts;
 
 /// Where one rollout stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,10 +9,11 @@ use super::evidence::{
     ACT_AT, CONFIRM_MIN, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed,
     rows_are_chance, stable_was_ill, stable_was_well, tolerated_rate,
 };
-use super::ledger::{Counts, TRIP_AFTER, TRUSTED_AFTER, Tally};
+use super::ledger::{TRIP_AFTER, TRUSTED_AFTER};
 use super::machine::{Nature, Report, Seen, moved};
 use super::phase::{Ends, Phase, Suspension};
-use super::policy::{FEW, Latency, Policy, fair};
+use super::policy::{FEW, Instances, Latency, Policy, fair};
+use super::reader::{Counts, Tally};
 use crate::names::Share;
 
 /// Good probes in a row that begin a ramp or end a suspension for latency.
@@ -71,6 +72,8 @@ pub(super) struct Trial {
     phase: Phase,
     /// In ten-thousandths.
     share: u16,
+    /// The most stable instances there were.
+    stables_before: u16,
     /// When the last probe was asked for, and whether its answer is due.
     probe_asked: Option<Duration>,
     probe_due: bool,
@@ -113,6 +116,7 @@ impl Trial {
             version: version.to_owned(),
             phase: Phase::Probe { good: 0 },
             share: 0,
+            stables_before: 0,
             probe_asked: None,
             probe_due: false,
             ready: now,
@@ -168,6 +172,7 @@ impl Trial {
 
     pub(super) fn step(&mut self, cx: &mut Context<'_>) {
         self.anew = false;
+        self.stables_before = self.stables_before.max(cx.seen.situation.stable.carrying());
         // Stable is lost: the canary serves as the last resort, and what it shows now is no evidence.
         if cx.seen.situation.stable.fit > 0 {
             self.weigh(cx.seen.tallies, cx.policy, cx.recent.is_anomalous(self.tolerated()));
@@ -439,8 +444,8 @@ impl Trial {
     fn earn(&mut self, cx: &mut Context<'_>, why: Why) {
         self.phase = Phase::Earned { since: cx.now };
         (self.step_from, self.step_time, self.step_canary) = (cx.now, Duration::ZERO, Counts::default());
-        let (canary, stable) = (cx.seen.situation.canary, cx.seen.situation.stable);
-        self.say(cx, Share::from_fraction(fair(canary.carrying(), stable.carrying())), why);
+        let Instances { canaries, stables, .. } = self.instances(cx);
+        self.say(cx, Share::from_fraction(fair(canaries, stables)), why);
     }
 
     /// Passes the step, or fits its share to instances and traffic.
@@ -471,37 +476,42 @@ impl Trial {
         self.adapt(cx, step);
     }
 
+    /// Fits the share to the instances at once, and to traffic now and then.
     fn adapt(&mut self, cx: &mut Context<'_>, step: usize) {
-        let (wanted, has) = (self.wanted(cx, step).fraction(), self.share().fraction());
-        let (canaries, stables) = (cx.seen.situation.canary.carrying(), cx.seen.situation.stable.carrying());
-        let cap = cx.policy.share(usize::MAX, 0.0, canaries, stables).fraction();
-        if has > cap {
-            self.say(cx, Share::from_fraction(wanted), Why::Instances { canaries, stables });
+        let instances = self.instances(cx);
+        let (least, most) = (cx.policy.share(0, f64::INFINITY, instances), cx.policy.share(usize::MAX, 0.0, instances));
+        let (wanted, has) = (self.wanted(cx, step), self.share());
+        let Instances { canaries, stables, .. } = instances;
+        if has < least || has > most {
+            self.say(cx, wanted, Why::Instances { canaries, stables });
         } else if cx.now.saturating_sub(self.share_set) >= TRAFFIC_EVERY {
-            let factor = if has > 0.0 { wanted / has } else { f64::INFINITY };
+            let factor = wanted.fraction() / has.fraction().max(f64::MIN_POSITIVE);
             if !(1.0 / TRAFFIC_FACTOR..=TRAFFIC_FACTOR).contains(&factor) {
-                self.say(cx, Share::from_fraction(wanted), Why::Traffic { rate: cx.recent.rate() });
+                self.say(cx, wanted, Why::Traffic { rate: cx.recent.rate() });
             }
         }
     }
 
     /// After the ramp: each instance counts the same, and one told by its age alone becomes one of the others.
     fn keep(&mut self, cx: &mut Context<'_>) {
-        let situation = cx.seen.situation;
-        let (canaries, stables) = (situation.canary.carrying(), situation.stable.carrying());
+        let Instances { canaries, stables, .. } = self.instances(cx);
         let wanted = Share::from_fraction(fair(canaries, stables));
         if wanted != self.share() {
             self.say(cx, wanted, Why::Instances { canaries, stables });
         }
-        if situation.nature == Nature::ByAge && self.step_time >= WATCH {
+        if cx.seen.situation.nature == Nature::ByAge && self.step_time >= WATCH {
             let why = Why::Watched { seen: self.step_canary, after: self.step_time };
             cx.decisions.push(Decision::Adopt { why });
         }
     }
 
     fn wanted(&self, cx: &Context<'_>, step: usize) -> Share {
+        cx.policy.share(step, cx.recent.rate(), self.instances(cx))
+    }
+
+    fn instances(&self, cx: &Context<'_>) -> Instances {
         let (canary, stable) = (cx.seen.situation.canary, cx.seen.situation.stable);
-        cx.policy.share(step, cx.recent.rate(), canary.carrying(), stable.carrying())
+        Instances { canaries: canary.carrying(), stables: stable.carrying(), stables_before: self.stables_before }
     }
 
     /// Sets the share and says why.

@@ -5,8 +5,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use tidegate::names::{Share, Track};
-use tidegate::rollout::ledger::{Counts, Live, Tally};
 use tidegate::rollout::phase::Phase;
+use tidegate::rollout::reader::{Counts, Live, Tally};
 use tidegate::rollout::{Arm, Decision, Draw, Ledger, Machine, Nature, Policy, Probed, Rollout, Seen, Situation, Verdict};
 
 /// How one arm behaves.
