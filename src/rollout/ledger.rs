@@ -11,13 +11,14 @@
 //! more requests in flight than one and its successes: nobody sends thirty requests into a hole before the first answer is due.
 //! A request over that limit goes to stable whatever was drawn, so it is no evidence about either arm.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed},
 };
 use std::time::Duration;
 
+use super::latency::Histogram;
+use super::reader::{Counts, Live};
 use crate::names::{Share, Track};
 
 /// Epochs that still accept late answers: 32 seconds and more.
@@ -61,79 +62,6 @@ pub struct Tripped {
     pub share: Share,
 }
 
-/// Attempts and how they ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Counts {
-    /// All that were judged.
-    pub all: u32,
-    /// Failures among them.
-    pub fail: u32,
-    /// Those without a first byte in time.
-    pub slow: u32,
-}
-
-/// What one epoch has newly seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
-    /// The canary's share in it.
-    pub share: Share,
-    /// When it was opened and closed, on control's timeline.
-    pub opened: Duration,
-    /// See `opened`.
-    pub closed: Duration,
-    /// Whether its answers come later than the first reading.
-    pub late: bool,
-    /// Attempts drawn to the canary.
-    pub canary: Counts,
-    /// Attempts drawn to stable with a canary as rival.
-    pub stable: Counts,
-    /// Attempts of stable without a rival.
-    pub apart: Counts,
-}
-
-impl Tally {
-    /// Everything stable did, drawn or not.
-    pub fn stable_all(&self) -> Counts {
-        self.stable + self.apart
-    }
-}
-
-impl std::ops::Add for Counts {
-    type Output = Self;
-    fn add(self, other: Self) -> Self {
-        Self {
-            all: self.all.saturating_add(other.all),
-            fail: self.fail.saturating_add(other.fail),
-            slow: self.slow.saturating_add(other.slow),
-        }
-    }
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        *self = *self + other;
-    }
-}
-
-/// What can be known at once, without waiting for an epoch to settle.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Live {
-    /// How often the trip was set, ever (wraps).
-    pub trips: u16,
-    /// Whether it is set.
-    pub tripped: bool,
-    /// Canary attempts in a row without a first byte in time.
-    pub slow_in_row: u32,
-    /// Stable attempts among the last [`LATELY`] without a first byte in time.
-    pub stable_slow_lately: u32,
-    /// Canary requests not judged yet.
-    pub canary_in_flight: u32,
-    /// Median time to the first byte of the canary since its share last changed, to the nearest step of the scale.
-    pub canary_median: Option<Duration>,
-    /// The same of stable.
-    pub stable_median: Option<Duration>,
-}
-
 /// One service's ledger. All atomics; lives as long as the service.
 #[derive(Debug)]
 pub struct Ledger {
@@ -143,6 +71,8 @@ pub struct Ledger {
     canary_in_flight: AtomicU32,
     canary_successes: AtomicU32,
     fails_in_row: AtomicU32,
+    /// The epoch of the row's first failure.
+    failing_epoch: AtomicU32,
     slow_in_row: AtomicU32,
     /// Stable's last attempts, one bit each: was it slow?
     stable_slow: AtomicU32,
@@ -188,6 +118,7 @@ impl Ledger {
             canary_in_flight: AtomicU32::new(0),
             canary_successes: AtomicU32::new(0),
             fails_in_row: AtomicU32::new(0),
+            failing_epoch: AtomicU32::new(0),
             slow_in_row: AtomicU32::new(0),
             stable_slow: AtomicU32::new(0),
             streaks_from: AtomicU32::new(0),
@@ -250,20 +181,6 @@ impl Ledger {
         share_of(self.current.load(Relaxed))
     }
 
-    /// What can be known at once.
-    pub fn live(&self) -> Live {
-        let word = self.current.load(Relaxed);
-        Live {
-            trips: (word >> TRIPS_SHIFT) as u16,
-            tripped: word & TRIPPED != 0,
-            slow_in_row: self.slow_in_row.load(Relaxed),
-            stable_slow_lately: (self.stable_slow.load(Relaxed) & ((1 << LATELY) - 1)).count_ones(),
-            canary_in_flight: self.canary_in_flight.load(Relaxed),
-            canary_median: self.canary_latency.median(),
-            stable_median: self.stable_latency.median(),
-        }
-    }
-
     /// Another canary takes the place of the one before: it has earned no trust yet. Control's.
     pub fn begin(&self) {
         self.canary_successes.store(0, Relaxed);
@@ -293,6 +210,9 @@ impl Ledger {
             Verdict::Fail => {
                 self.slow_in_row.store(0, Relaxed);
                 let failed = self.fails_in_row.fetch_add(1, Relaxed).saturating_add(1);
+                if failed == 1 {
+                    self.failing_epoch.store(draw.epoch, Relaxed);
+                }
                 if failed >= TRIP_AFTER { self.trip() } else { None }
             }
             Verdict::Slow => {
@@ -321,8 +241,43 @@ impl Ledger {
         }
     }
 
+    /// What an epoch of the ring newly holds: canary, stable, apart. It is empty afterwards.
+    pub(super) fn take(&self, epoch: u32) -> [Counts; 3] {
+        self.epochs.get(epoch as usize % EPOCHS_MAX).map(Epoch::take).unwrap_or_default()
+    }
+
+    /// What the canary has done in an epoch and nobody has taken.
+    pub(super) fn canary_in(&self, epoch: u32) -> Counts {
+        let epoch = self.epochs.get(epoch as usize % EPOCHS_MAX);
+        epoch.map_or(Counts::default(), |epoch| Cell::counts(epoch.canary.0.load(Relaxed)))
+    }
+
+    pub(super) fn trips(&self) -> u16 {
+        (self.current.load(Relaxed) >> TRIPS_SHIFT) as u16
+    }
+
+    /// The epoch of the first failure of the canary's present or last row.
+    pub(super) fn failing_epoch(&self) -> u32 {
+        self.failing_epoch.load(Relaxed)
+    }
+
+    pub(super) fn live(&self, pending: Counts, failing_from: Duration) -> Live {
+        let word = self.current.load(Relaxed);
+        Live {
+            trips: (word >> TRIPS_SHIFT) as u16,
+            tripped: word & TRIPPED != 0,
+            failing_from,
+            pending,
+            slow_in_row: self.slow_in_row.load(Relaxed),
+            stable_slow_lately: (self.stable_slow.load(Relaxed) & ((1 << LATELY) - 1)).count_ones(),
+            canary_in_flight: self.canary_in_flight.load(Relaxed),
+            canary_median: self.canary_latency.median(),
+            stable_median: self.stable_latency.median(),
+        }
+    }
+
     /// Opens the next epoch with this share. A trip is cleared only by someone who has seen it: `trips` is how many.
-    fn open(&self, share: Share, trips: u16) -> u32 {
+    pub(super) fn open(&self, share: Share, trips: u16) -> u32 {
         let before = self.current.load(Relaxed);
         let number = ((before >> EPOCH_SHIFT) as u32).wrapping_add(1);
         // The slot is empty and named before a request can be drawn into it.
@@ -381,294 +336,14 @@ impl Cell {
     }
 
     fn take(&self) -> Counts {
-        let word = if self.0.load(Relaxed) == 0 { 0 } else { self.0.swap(0, Relaxed) };
+        Self::counts(if self.0.load(Relaxed) == 0 { 0 } else { self.0.swap(0, Relaxed) })
+    }
+
+    fn counts(word: u64) -> Counts {
         Counts {
             all: (word >> ALL_SHIFT) as u32,
             fail: (word >> FAIL_SHIFT & COUNT_MASK) as u32,
             slow: (word & ((1 << FAIL_SHIFT) - 1)) as u32,
         }
-    }
-}
-
-/// Steps of the latency scale: half powers of two of a millisecond, from below 1 ms to above 30 s.
-const STEPS: usize = 32;
-
-/// Times to the first byte, roughly.
-#[derive(Debug, Default)]
-struct Histogram([AtomicU32; STEPS]);
-
-impl Histogram {
-    fn add(&self, span: Duration) {
-        if let Some(step) = self.0.get(step_of(span)) {
-            step.fetch_add(1, Relaxed);
-        }
-    }
-
-    fn median(&self) -> Option<Duration> {
-        let counts: [u64; STEPS] = std::array::from_fn(|step| self.0.get(step).map_or(0, |n| u64::from(n.load(Relaxed))));
-        let half = counts.iter().sum::<u64>().div_ceil(2);
-        let mut below = 0;
-        let step = counts.iter().position(|n| {
-            below += n;
-            below >= half && half > 0
-        })?;
-        Some(Duration::from_secs_f64(f64::from(step as u32).mul_add(0.5, -0.25).exp2() / 1000.0))
-    }
-
-    fn clear(&self) {
-        self.0.iter().for_each(|step| step.store(0, Relaxed));
-    }
-}
-
-/// Step 0 is below a millisecond; each further one is longer by the square root of two.
-fn step_of(span: Duration) -> usize {
-    let us = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-    if us < 1000 {
-        return 0;
-    }
-    let octave = (us / 1000).ilog2();
-    let half = u64::from(us >= (1000 << octave) * 1414 / 1000);
-    (1 + 2 * octave as usize + half as usize).min(STEPS - 1)
-}
-
-/// Control's side: opens epochs and reads the closed ones.
-#[derive(Debug)]
-pub struct Reader {
-    open: Opened,
-    closed: VecDeque<Closed>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Opened {
-    number: u32,
-    share: Share,
-    at: Duration,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Closed {
-    epoch: Opened,
-    at: Duration,
-    read: bool,
-}
-
-impl Reader {
-    /// Begins to read; the canary keeps the share it has.
-    pub fn new(now: Duration, ledger: &Ledger) -> Self {
-        let share = ledger.share();
-        let number = ledger.open(share, ledger.live().trips.wrapping_sub(1));
-        Self { open: Opened { number, share, at: now }, closed: VecDeque::with_capacity(EPOCHS_MAX) }
-    }
-
-    /// Closes the open epoch, opens the next one with `share`, and appends to `tallies` what has been seen in the epochs closed
-    /// for at least `settled` (the age at which attempts are judged), the oldest first. `trips` as in [`Live::trips`]: those the
-    /// machine has dealt with.
-    pub fn turn(
-        &mut self,
-        now: Duration,
-        ledger: &Ledger,
-        share: Share,
-        trips: u16,
-        settled: Duration,
-        tallies: &mut Vec<Tally>,
-    ) {
-        let number = ledger.open(share, trips);
-        // The ring's oldest slot was reused by the new epoch, and its tallies taken before.
-        while self.closed.len() + 1 >= EPOCHS_MAX {
-            self.closed.pop_front();
-        }
-        self.closed.push_back(Closed { epoch: self.open, at: now, read: false });
-        self.open = Opened { number, share, at: now };
-        for closed in &mut self.closed {
-            if closed.at + settled > now && !closed.read {
-                break;
-            }
-            let Some(epoch) = ledger.epochs.get(closed.epoch.number as usize % EPOCHS_MAX) else { continue };
-            let late = std::mem::replace(&mut closed.read, true);
-            let [canary, stable, apart] = epoch.take();
-            if late && canary.all + stable.all + apart.all == 0 {
-                continue;
-            }
-            let Opened { share, at: opened, .. } = closed.epoch;
-            tallies.push(Tally { share, opened, closed: closed.at, late, canary, stable, apart });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NONE: u32 = u32::MAX;
-    const SETTLED: Duration = Duration::from_secs(2);
-
-    struct Told {
-        ledger: Ledger,
-        reader: Reader,
-        now: Duration,
-    }
-
-    impl Told {
-        /// A ledger at `percent` whose canary is trusted.
-        fn new(percent: u16) -> Self {
-            let ledger = Ledger::new();
-            let reader = Reader::new(Duration::ZERO, &ledger);
-            let mut told = Self { ledger, reader, now: Duration::ZERO };
-            told.ledger.canary_successes.store(TRUSTED_AFTER, Relaxed);
-            told.turn(0.0, percent, 0);
-            told
-        }
-
-        fn turn(&mut self, seconds: f64, percent: u16, trips: u16) -> Vec<Tally> {
-            self.now = Duration::from_secs_f64(seconds);
-            let mut tallies = Vec::new();
-            let share = Share::new(percent * 100).unwrap();
-            self.reader.turn(self.now, &self.ledger, share, trips, SETTLED, &mut tallies);
-            tallies
-        }
-
-        fn canary(&self, verdicts: &[Verdict]) -> Option<Tripped> {
-            verdicts.iter().fold(None, |tripped, verdict| tripped.or(self.ledger.record(self.ledger.draw(0), *verdict, None)))
-        }
-    }
-
-    fn seen(tallies: &[Tally]) -> Vec<(u32, u32, u32)> {
-        let all = tallies.iter().filter(|tally| tally.canary.all + tally.stable.all + tally.apart.all > 0);
-        all.map(|tally| (tally.canary.all, tally.stable.all, tally.apart.all)).collect()
-    }
-
-    #[test]
-    fn the_share_is_drawn() {
-        let told = Told::new(20);
-        let drawn = |n: u32| told.ledger.draw(u32::MAX / 1000 * n + 2_000_000).track == Track::Canary;
-        assert_eq!((0..1000).filter(|n| drawn(*n)).count(), 200);
-        let none = Ledger::new();
-        assert_eq!(none.draw(0), Draw { track: Track::Stable, epoch: 0, share: Share::ZERO });
-        assert_eq!(Told::new(100).ledger.draw(NONE).track, Track::Canary);
-    }
-
-    #[test]
-    fn evidence_waits_until_every_attempt_of_its_epoch_is_judged() {
-        let mut told = Told::new(50);
-        told.canary(&[Verdict::Ok, Verdict::Fail]);
-        told.ledger.record(told.ledger.draw(NONE), Verdict::Slow, None);
-        assert_eq!(seen(&told.turn(0.5, 50, 0)), []);
-        assert_eq!(seen(&told.turn(2.4, 50, 0)), []);
-        let tallies = told.turn(2.5, 50, 0);
-        let tally = tallies.iter().find(|tally| tally.canary.all > 0).unwrap();
-        assert_eq!((tally.canary, tally.stable), (Counts { all: 2, fail: 1, slow: 0 }, Counts { all: 1, fail: 0, slow: 1 }));
-        assert_eq!((tally.opened, tally.closed, tally.late), (Duration::ZERO, Duration::from_millis(500), false));
-        assert_eq!(seen(&told.turn(3.0, 50, 0)), []);
-    }
-
-    #[test]
-    fn a_late_answer_lands_in_its_own_epoch() {
-        let mut told = Told::new(50);
-        let late = told.ledger.draw(0);
-        told.turn(1.0, 20, 0);
-        told.turn(9.0, 20, 0);
-        told.ledger.record(late, Verdict::Fail, None);
-        let tallies = told.turn(9.5, 20, 0);
-        assert_eq!(seen(&tallies), [(1, 0, 0)]);
-        assert!(tallies[0].late && tallies[0].share == Share::new(5000).unwrap());
-    }
-
-    #[test]
-    fn an_answer_from_before_the_ring_is_forgotten_but_leaves_the_arm() {
-        let mut told = Told::new(50);
-        let lost = told.ledger.draw(0);
-        for n in 0..EPOCHS_MAX {
-            told.turn(n as f64, 50, 0);
-        }
-        told.ledger.record(lost, Verdict::Fail, None);
-        assert_eq!(seen(&told.turn(100.0, 50, 0)), []);
-        assert_eq!(told.ledger.live().canary_in_flight, 0);
-    }
-
-    #[test]
-    fn three_failures_in_a_row_take_the_share_away_within_the_request() {
-        let told = Told::new(50);
-        assert_eq!(told.canary(&[Verdict::Fail, Verdict::Fail, Verdict::Ok, Verdict::Fail, Verdict::Fail]), None);
-        assert_eq!(told.canary(&[Verdict::Ignored, Verdict::Fail]), Some(Tripped { share: Share::new(5000).unwrap() }));
-        assert_eq!((told.ledger.share(), told.ledger.live().trips), (Share::ZERO, 1));
-        assert_eq!(told.ledger.draw(0).share, Share::ZERO);
-    }
-
-    #[test]
-    fn only_who_has_seen_a_trip_clears_it() {
-        let mut told = Told::new(50);
-        told.canary(&[Verdict::Fail; 3]);
-        told.turn(1.0, 20, 0);
-        assert!(told.ledger.live().tripped && told.ledger.share() == Share::ZERO);
-        told.turn(2.0, 0, 1);
-        assert!(told.ledger.live().tripped);
-        told.turn(3.0, 20, 1);
-        assert_eq!(told.ledger.share(), Share::new(2000).unwrap());
-        // A new streak begins at nothing.
-        assert_eq!(told.canary(&[Verdict::Fail, Verdict::Fail]), None);
-        assert!(told.canary(&[Verdict::Fail]).is_some());
-        assert_eq!(told.ledger.live().trips, 2);
-    }
-
-    #[test]
-    fn late_failures_do_not_trip_a_share_given_back() {
-        let mut told = Told::new(50);
-        let before: Vec<Draw> = (0..6).map(|_| told.ledger.draw(0)).collect();
-        let failed = |draw: &Draw| told.ledger.record(*draw, Verdict::Fail, None);
-        assert_eq!(before[..3].iter().filter_map(failed).count(), 1);
-        told.turn(1.0, 0, 1);
-        told.turn(2.0, 20, 1);
-        assert!(before[3..].iter().all(|draw| told.ledger.record(*draw, Verdict::Fail, None).is_none()));
-        assert!(!told.ledger.live().tripped);
-    }
-
-    #[test]
-    fn an_unknown_canary_gets_one_request_at_a_time_and_one_more_for_each_success() {
-        let told = Told::new(50);
-        told.ledger.begin();
-        let mut told = told;
-        told.turn(1.0, 50, 0);
-        let first = told.ledger.draw(0);
-        assert_eq!(first.track, Track::Canary);
-        // Over the limit nothing is drawn, whatever the number: it is no evidence about stable either.
-        for random in [0, NONE] {
-            assert_eq!((told.ledger.draw(random).track, told.ledger.draw(random).share), (Track::Stable, Share::ZERO));
-        }
-        told.ledger.record(first, Verdict::Ok, None);
-        assert_eq!([0; 3].map(|n| told.ledger.draw(n).track), [Track::Canary, Track::Canary, Track::Stable]);
-        // An attempt that was ignored gives its place back and earns none.
-        told.ledger.record(Draw { track: Track::Canary, ..first }, Verdict::Ignored, None);
-        assert_eq!([0; 2].map(|n| told.ledger.draw(n).track), [Track::Canary, Track::Stable]);
-    }
-
-    #[test]
-    fn slow_attempts_are_counted_in_a_row() {
-        let told = Told::new(50);
-        told.canary(&[Verdict::Slow, Verdict::Slow]);
-        for _ in 0..3 {
-            told.ledger.record(told.ledger.draw(NONE), Verdict::Slow, None);
-        }
-        let live = told.ledger.live();
-        assert_eq!((live.slow_in_row, live.stable_slow_lately), (2, 3));
-        for _ in 0..18 {
-            told.ledger.record(told.ledger.draw(NONE), Verdict::Ok, None);
-        }
-        assert_eq!(told.ledger.live().stable_slow_lately, 2);
-        told.canary(&[Verdict::Ok]);
-        assert_eq!(told.ledger.live().slow_in_row, 0);
-    }
-
-    #[test]
-    fn the_median_is_right_to_a_step() {
-        for (ms, low, high) in [(0, 0, 1), (1, 1, 2), (7, 5, 9), (90, 75, 110), (2000, 1600, 2500), (90_000, 20_000, 60_000)] {
-            let told = Told::new(50);
-            for _ in 0..9 {
-                told.ledger.record(told.ledger.draw(NONE), Verdict::Ok, Some(Duration::from_millis(ms)));
-            }
-            told.ledger.record(told.ledger.draw(NONE), Verdict::Ok, Some(Duration::from_millis(5)));
-            let median = told.ledger.live().stable_median.unwrap();
-            assert!((Duration::from_millis(low)..=Duration::from_millis(high)).contains(&median), "{ms} ms: {median:?}");
-        }
-        assert_eq!(Told::new(50).ledger.live().canary_median, None);
     }
 }

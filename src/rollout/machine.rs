@@ -1,0 +1,270 @@
+//! The rollout of one service: history of stable, and the trial of whatever canary is there.
+//!
+//! A [`Machine`] has no input or output. It is told the time (a monotonic timeline that goes on over restarts) and what was
+//! seen, and answers with [`Decision`]s. It can be written to disk at any moment and read back.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Situation;
+use super::decision::{Decision, Why};
+use super::evidence::{ACT_AT, Hour, Recent};
+use super::phase::Phase;
+use super::policy::Policy;
+use super::reader::{Counts, Live, Tally};
+use super::trial::{Context, Trial};
+use crate::names::Share;
+
+/// Between two steps while a canary is judged.
+pub const STEP: Duration = Duration::from_millis(500);
+/// Between two steps while none is.
+pub const STEP_IDLE: Duration = Duration::from_secs(5);
+
+/// Everything a step looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// What the settled epochs newly hold.
+    pub tallies: &'a [Tally],
+    /// What is known at once.
+    pub live: Live,
+    /// The instances, and a probe's answer.
+    pub situation: &'a Situation<'a>,
+}
+
+/// How a canary is told from stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// Tags, metadata or Nomad say so: it stays canary until they no longer do.
+    Declared,
+    /// It came later than others: once it has earned it and been watched, it is one of them.
+    ByAge,
+}
+
+/// The instances of one arm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arm {
+    /// Registered.
+    pub instances: u16,
+    /// Passing and not ejected.
+    pub fit: u16,
+}
+
+impl Arm {
+    /// Those that share the arm's load.
+    pub(super) fn carrying(self) -> u16 {
+        if self.fit > 0 { self.fit } else { self.instances }
+    }
+}
+
+/// How one probe was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// The answer's status; none when there was no answer, or none in time (2 s to the first byte).
+    pub status: Option<u16>,
+}
+
+impl Probed {
+    pub(super) fn is_good(self) -> bool {
+        self.status.is_some_and(|status| status < 500)
+    }
+}
+
+/// The rollout of one service.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Machine {
+    #[serde(skip)]
+    policy: Policy,
+    hour: Hour,
+    recent: Recent,
+    trial: Option<Trial>,
+    stepped: Duration,
+    begun: u32,
+    /// Trips of this process's ledger that have been dealt with.
+    #[serde(skip)]
+    trips: u16,
+    said: String,
+}
+
+impl Machine {
+    /// A machine that has seen nothing.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
+    /// One read from disk goes on under this policy.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// What is to be done now.
+    pub fn step(&mut self, now: Duration, seen: &Seen<'_>) -> Vec<Decision> {
+        let passed = now.saturating_sub(self.stepped);
+        self.stepped = now;
+        let mut decisions = Vec::new();
+        self.take_in(seen.tallies);
+        self.meet(now, seen, &mut decisions);
+        if let Some(trial) = &mut self.trial {
+            let (policy, hour, recent) = (&self.policy, &self.hour, &self.recent);
+            let mut context = Context { now, passed, seen, policy, hour, recent, decisions: &mut decisions };
+            trial.step(&mut context);
+            if trial.begins_anew() {
+                self.begun = self.begun.wrapping_add(1);
+            }
+            if decisions.iter().any(|decision| matches!(decision, Decision::Adopt { .. })) {
+                self.trial = None;
+            }
+        }
+        // Whatever tripped has been looked at; without a share there is nothing to take away.
+        if seen.live.tripped {
+            self.trips = seen.live.trips;
+        }
+        if let Some(last) = decisions.iter().rfind(|decision| **decision != Decision::Probe) {
+            self.said = last.to_string();
+        }
+        decisions
+    }
+
+    /// Takes in what was counted outside of a step.
+    pub(super) fn absorb(&mut self, tallies: &[Tally]) {
+        self.take_in(tallies);
+        if let Some(trial) = &mut self.trial {
+            trial.weigh(tallies, &self.policy, self.recent.is_anomalous(trial.tolerated()));
+        }
+    }
+
+    /// The canary's share.
+    pub fn share(&self) -> Share {
+        self.trial.as_ref().map_or(Share::ZERO, Trial::share)
+    }
+
+    /// Until when the next step must come.
+    pub fn step_within(&self) -> Duration {
+        if self.trial.as_ref().is_none_or(Trial::is_over) { STEP_IDLE } else { STEP }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Where it stands, for metrics, the API and people.
+    pub fn report(&self) -> Report {
+        let stable_hour = self.hour.sum(self.stepped);
+        let report = Report { said: self.said.clone(), stable_hour, ..Report::default() };
+        match &self.trial {
+            Some(trial) => Report { anomaly: self.recent.is_anomalous(trial.tolerated()), ..trial.report(&self.policy, report) },
+            None => report,
+        }
+    }
+
+    pub(super) fn trips(&self) -> u16 {
+        self.trips
+    }
+
+    pub(super) fn begun(&self) -> u32 {
+        self.begun
+    }
+
+    fn take_in(&mut self, tallies: &[Tally]) {
+        for tally in tallies {
+            self.hour.add(tally.opened, tally.stable_all());
+            self.recent.add(tally);
+        }
+    }
+
+    /// Canaries and stables come and go.
+    fn meet(&mut self, now: Duration, seen: &Seen<'_>, decisions: &mut Vec<Decision>) {
+        let Situation { version, canary, stable, .. } = *seen.situation;
+        let from = self.share();
+        if canary.instances == 0 {
+            if self.trial.take().is_some() {
+                decisions.push(moved(from, Share::ZERO, Why::Gone));
+            }
+            return;
+        }
+        if stable.instances == 0 {
+            self.trial = None;
+            decisions.push(Decision::Adopt { why: Why::OlderLeft });
+            return;
+        }
+        if let Some(trial) = &self.trial
+            && trial.version() == version
+        {
+            return;
+        }
+        if self.trial.replace(Trial::new(version, now)).is_some() {
+            decisions.push(moved(from, Share::ZERO, Why::Replaced));
+        }
+        self.begun = self.begun.wrapping_add(1);
+    }
+}
+
+/// A change of share, or a note when it does not change.
+pub(super) fn moved(from: Share, to: Share, why: Why) -> Decision {
+    if from == to { Decision::Note { share: to, why } } else { Decision::Share { from, to, why } }
+}
+
+/// Where a rollout stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// The canary's version; none when there is no canary.
+    pub version: Option<String>,
+    /// The phase in one word; empty when there is no canary.
+    pub phase: &'static str,
+    /// The step, counted from 1; 0 outside of the ramp.
+    pub step: usize,
+    /// The canary's share, between 0 and 1.
+    pub share: f64,
+    /// Evidence that it fails more than stable at the same time (test C).
+    pub evidence_concurrent: f64,
+    /// Evidence that it fails more than stable's hour allows (test H).
+    pub evidence_history: f64,
+    /// Evidence that it is slow more often than stable.
+    pub evidence_slow: f64,
+    /// Evidence that it fails less than stable.
+    pub evidence_better: f64,
+    /// What each evidence must reach to act.
+    pub threshold: f64,
+    /// The failure rate that stable's hour allows.
+    pub tolerated_rate: f64,
+    /// The canary's attempts in this rollout.
+    pub canary: Counts,
+    /// Stable's attempts that were drawn against them.
+    pub stable: Counts,
+    /// The canary's attempts in this step.
+    pub step_canary: Counts,
+    /// Canary attempts a step asks for.
+    pub step_requests_min: u32,
+    /// Seconds of this step, disturbed ones left out.
+    pub step_seconds: f64,
+    /// A step was passed with few requests.
+    pub thin: bool,
+    /// Stable fails unusually often just now: nothing advances.
+    pub anomaly: bool,
+    /// Suspensions that were the environment's fault.
+    pub by_environment: u8,
+    /// Suspensions for latency.
+    pub by_latency: u8,
+    /// It is slower than stable, which stopped nothing.
+    pub slower: bool,
+    /// A failure rate that would have gone unseen so far.
+    pub could_have_missed: f64,
+    /// Stable's attempts of the last hour.
+    pub stable_hour: Counts,
+    /// The last decision in a sentence.
+    pub said: String,
+}
+
+impl Report {
+    /// The reports' common threshold.
+    pub(super) const THRESHOLD: f64 = ACT_AT;
+}
+
+/// For whoever asks only for the phase.
+impl Machine {
+    /// The phase of the canary's trial, if there is one.
+    pub fn phase(&self) -> Option<&Phase> {
+        self.trial.as_ref().map(Trial::phase)
+    }
+}

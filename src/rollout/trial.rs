@@ -1,0 +1,566 @@
+//! One canary's trial, from its first probe to the verdict.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::decision::{Decision, Suspicion, Why};
+use super::evidence::{
+    ACT_AT, CONFIRM_MIN, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed,
+    rows_are_chance, stable_was_ill, stable_was_well, tolerated_rate,
+};
+use super::ledger::{TRIP_AFTER, TRUSTED_AFTER};
+use super::machine::{Nature, Report, Seen, moved};
+use super::phase::{Ends, Phase, Suspension};
+use super::policy::{FEW, Instances, Latency, Policy, fair};
+use super::reader::{Counts, Tally};
+use crate::names::Share;
+
+/// Good probes in a row that begin a ramp or end a suspension for latency.
+pub const PROBES_GOOD: u8 = 3;
+/// Between two probes.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A probe whose answer is not told by then is asked again.
+const PROBE_LOST: Duration = Duration::from_secs(5);
+/// A suspended canary that answers no probe for this long has failed.
+const SILENT_MAX: Duration = Duration::from_secs(30);
+/// Suspensions that the environment may cause before nothing can be concluded.
+pub const ENVIRONMENT_MAX: u8 = 3;
+/// Suspensions for latency before the trial is held, or fails if the policy says so.
+const LATENCY_MAX: u8 = 3;
+/// Stable must have been well for this long before a canary it was ill with gets its share back.
+const WELL_FOR: Duration = Duration::from_secs(20);
+/// A suspension with enough requests that still does not tell who is to blame.
+const UNCLEAR_AFTER: Duration = Duration::from_secs(600);
+/// A suspension that lacks even the requests to tell.
+const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
+/// Between giving up on a conclusion and a new beginning.
+const HOLD: Duration = Duration::from_secs(600);
+/// New beginnings that end the same way, before it is no longer judged.
+const HOLDS_MAX: u8 = 3;
+/// How long a canary told by its age is watched after the ramp before it is one of the others.
+const WATCH: Duration = Duration::from_secs(300);
+/// Between two looks at whether traffic asks for another share within a step.
+const TRAFFIC_EVERY: Duration = Duration::from_secs(60);
+/// ... and by how many times it must differ.
+const TRAFFIC_FACTOR: f64 = 1.5;
+/// Latency counts only when it is so much above stable's median: two arms that are both slow differ by chance.
+const SLOWER_BY: Duration = Duration::from_millis(100);
+
+/// Evidence from which a step asks for more requests before it is passed ...
+const LEANS_AT: f64 = 4.0;
+/// ... and for how many times as many.
+const LEANS_FACTOR: u32 = 4;
+/// CONFIRM looks at the whole span of the evidence, and at so much of its end apart.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// What a step works with.
+pub(super) struct Context<'a> {
+    pub(super) now: Duration,
+    pub(super) passed: Duration,
+    pub(super) seen: &'a Seen<'a>,
+    pub(super) policy: &'a Policy,
+    pub(super) hour: &'a Hour,
+    pub(super) recent: &'a Recent,
+    pub(super) decisions: &'a mut Vec<Decision>,
+}
+
+/// One canary's trial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Trial {
+    version: String,
+    phase: Phase,
+    /// In ten-thousandths.
+    share: u16,
+    /// The most stable instances there were.
+    stables_before: u16,
+    /// When the last probe was asked for, and whether its answer is due.
+    probe_asked: Option<Duration>,
+    probe_due: bool,
+    /// When the probes were passed: the warm-up begins.
+    ready: Duration,
+    failures: Ratio,
+    better: Ratio,
+    slowness: Ratio,
+    rate: Rate,
+    /// Whether stable's hour says enough for test H.
+    history: bool,
+    /// Only what was drawn from here on is evidence.
+    evidence_from: Duration,
+    /// Both arms since then.
+    canary: Counts,
+    stable: Counts,
+    /// When the oldest epoch with a canary failure began, and what stable did since.
+    failed_from: Option<Duration>,
+    stable_since_failure: Counts,
+    step_from: Duration,
+    step_time: Duration,
+    step_canary: Counts,
+    share_set: Duration,
+    thin: bool,
+    by_environment: u8,
+    by_latency: u8,
+    /// Three suspensions for slowness changed nothing: it is no reason any more.
+    slow_is_known: bool,
+    /// Rows of three failures.
+    rows: u32,
+    holds: u8,
+    /// The ledger has to forget what it knows about this canary.
+    #[serde(skip)]
+    anew: bool,
+}
+
+impl Trial {
+    pub(super) fn new(version: &str, now: Duration) -> Self {
+        Self {
+            version: version.to_owned(),
+            phase: Phase::Probe { good: 0 },
+            share: 0,
+            stables_before: 0,
+            probe_asked: None,
+            probe_due: false,
+            ready: now,
+            failures: Ratio::new(FAILURES_TOLERATED),
+            better: Ratio::new(FAILURES_TOLERATED),
+            slowness: Ratio::new(SLOWNESS_TOLERATED),
+            rate: Rate::new(tolerated_rate(Counts::default())),
+            history: false,
+            evidence_from: now,
+            canary: Counts::default(),
+            stable: Counts::default(),
+            failed_from: None,
+            stable_since_failure: Counts::default(),
+            step_from: now,
+            step_time: Duration::ZERO,
+            step_canary: Counts::default(),
+            share_set: now,
+            thin: false,
+            by_environment: 0,
+            by_latency: 0,
+            slow_is_known: false,
+            rows: 0,
+            holds: 0,
+            anew: false,
+        }
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(super) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub(super) fn share(&self) -> Share {
+        Share::new(self.share).unwrap_or_default()
+    }
+
+    pub(super) fn tolerated(&self) -> f64 {
+        self.rate.tolerated()
+    }
+
+    /// Nothing will change before something happens outside.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Failed { .. } | Phase::Released { .. } | Phase::Hold { .. })
+    }
+
+    /// Whether the last step began it anew.
+    pub(super) fn begins_anew(&self) -> bool {
+        self.anew
+    }
+
+    pub(super) fn step(&mut self, cx: &mut Context<'_>) {
+        self.anew = false;
+        self.stables_before = self.stables_before.max(cx.seen.situation.stable.carrying());
+        // Stable is lost: the canary serves as the last resort, and what it shows now is no evidence.
+        if cx.seen.situation.stable.fit > 0 {
+            self.weigh(cx.seen.tallies, cx.policy, cx.recent.is_anomalous(self.tolerated()));
+        }
+        match self.phase {
+            Phase::Probe { good } => self.probe(cx, good),
+            Phase::Ramp { step } => self.judge(cx, Some(step)),
+            Phase::Earned { .. } => self.judge(cx, None),
+            Phase::Suspended(_) => self.suspended(cx),
+            Phase::Hold { until } if cx.now >= until => {
+                *self = Self { anew: true, holds: self.holds, ..Self::new(&self.version, cx.now) };
+                self.say(cx, Share::ZERO, Why::Again);
+            }
+            Phase::Hold { .. } | Phase::Released { .. } | Phase::Failed { .. } => {}
+        }
+    }
+
+    /// Takes settled epochs as evidence.
+    pub(super) fn weigh(&mut self, tallies: &[Tally], policy: &Policy, anomaly: bool) {
+        for tally in tallies.iter().filter(|tally| tally.opened >= self.evidence_from) {
+            let Tally { canary, stable, share, .. } = *tally;
+            let share = share.fraction();
+            self.failures.add(share, canary.fail, stable.fail);
+            self.better.add(1.0 - share, stable.fail, canary.fail);
+            if tally.opened >= self.ready + policy.warm_up {
+                self.slowness.add(share, canary.slow, stable.slow);
+            }
+            if !anomaly {
+                self.rate.add(canary);
+            }
+            self.canary += canary;
+            self.stable += stable;
+            if canary.fail > 0 && self.failed_from.is_none() {
+                self.failed_from = Some(tally.opened);
+            }
+            if self.failed_from.is_some_and(|from| tally.opened >= from) {
+                self.stable_since_failure += tally.stable_all();
+            }
+            if tally.opened >= self.step_from {
+                self.step_canary += canary;
+            }
+        }
+        if let Phase::Suspended(suspension) = &mut self.phase {
+            for tally in tallies {
+                if tally.opened >= suspension.evidence_from {
+                    suspension.stable += tally.stable_all();
+                }
+                if tally.opened >= suspension.lately_from {
+                    suspension.lately += tally.stable_all();
+                }
+            }
+        }
+    }
+
+    /// PROBE: three good answers, a second apart, begin the ramp.
+    fn probe(&mut self, cx: &mut Context<'_>, good: u8) {
+        let good = match self.answered(cx) {
+            Some(true) => good + 1,
+            Some(false) => 0,
+            None => good,
+        };
+        self.phase = Phase::Probe { good };
+        if good >= PROBES_GOOD {
+            let hour = cx.hour.sum(cx.now);
+            self.history = hour.all >= HISTORY_MIN;
+            self.rate = Rate::new(tolerated_rate(hour));
+            self.ready = cx.now;
+            self.evidence_from = cx.now;
+            self.enter(cx, 0, Why::Answers { good });
+        } else if cx.seen.situation.canary.fit > 0 {
+            self.ask(cx);
+        }
+    }
+
+    /// RAMP and after: every reason to take the share away, then every reason to give more.
+    fn judge(&mut self, cx: &mut Context<'_>, step: Option<usize>) {
+        if cx.seen.situation.stable.fit == 0 {
+            return;
+        }
+        let anomaly = cx.recent.is_anomalous(self.tolerated());
+        if let Some((suspicion, ends)) = self.suspect(cx, anomaly) {
+            self.suspend(cx, suspicion, ends, step);
+            return;
+        }
+        if anomaly {
+            return;
+        }
+        self.step_time += cx.passed;
+        match step {
+            Some(step) => self.advance(cx, step),
+            None => self.keep(cx),
+        }
+    }
+
+    fn suspect(&self, cx: &Context<'_>, anomaly: bool) -> Option<(Suspicion, Ends)> {
+        let (live, canary) = (cx.seen.live, cx.seen.situation.canary);
+        let limit = cx.policy.judged_at;
+        if live.tripped {
+            return Some((Suspicion::InRow { stable: cx.recent.stable_minute() }, Ends::Confirmed));
+        }
+        if canary.fit * 2 < canary.instances {
+            return Some((Suspicion::ArmDown { fit: canary.fit, instances: canary.instances }, Ends::Confirmed));
+        }
+        let (canary, stable) = (self.canary, self.stable);
+        let evidence = self.failures.value();
+        if evidence >= ACT_AT {
+            return Some((Suspicion::FailsMore { evidence, canary, stable }, Ends::Confirmed));
+        }
+        let pending = Counts { all: live.pending.all.saturating_add(live.canary_in_flight), ..live.pending };
+        let evidence = self.rate.value_with(pending);
+        if self.history && !anomaly && evidence >= ACT_AT {
+            let (canary, tolerated) = (canary + live.pending, self.tolerated());
+            return Some((Suspicion::FailsOften { evidence, canary, tolerated }, Ends::Confirmed));
+        }
+        if live.slow_in_row >= TRIP_AFTER && live.stable_slow_lately == 0 {
+            return Some((Suspicion::SlowInRow { slow: live.slow_in_row, limit }, Ends::Probed));
+        }
+        let evidence = if self.slow_is_known { 0.0 } else { self.slowness.value() };
+        let floor = live.stable_median.unwrap_or_default() + SLOWER_BY;
+        let above = floor <= limit || live.canary_median.is_some_and(|median| median >= floor);
+        (evidence >= ACT_AT && above).then_some((Suspicion::Slower { evidence, canary, stable, limit }, Ends::Probed))
+    }
+
+    fn suspend(&mut self, cx: &mut Context<'_>, suspicion: Suspicion, ends: Ends, step: Option<usize>) {
+        let recent = cx.recent;
+        // Failures in a row are seen before their epoch settles.
+        let row_from = if let Suspicion::InRow { .. } = suspicion { cx.seen.live.failing_from } else { cx.now };
+        let evidence_from = match (suspicion, self.failed_from) {
+            // These look back over the whole trial.
+            (Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. }, Some(from)) => from,
+            _ => recent.first_canary_failure(self.evidence_from).unwrap_or_else(|| recent.end().min(row_from)),
+        };
+        let stable = match suspicion {
+            Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. } if self.failed_from.is_some() => self.stable_since_failure,
+            _ => recent.stable(evidence_from),
+        };
+        let lately_from = evidence_from.max(row_from.min(recent.end().saturating_sub(LATELY)));
+        let lately = recent.stable(lately_from);
+        let (at, answered) = (cx.now, cx.now);
+        let in_row = matches!(suspicion, Suspicion::InRow { .. } | Suspicion::SlowInRow { .. });
+        self.rows += u32::from(matches!(suspicion, Suspicion::InRow { .. }));
+        let suspension = Suspension { ends, at, evidence_from, stable, lately, lately_from, step, in_row, good: 0, answered };
+        self.phase = Phase::Suspended(suspension);
+        self.probe_due = false;
+        self.say(cx, Share::ZERO, Why::Suspected(suspicion));
+    }
+
+    fn suspended(&mut self, cx: &mut Context<'_>) {
+        let Phase::Suspended(suspension) = &self.phase else { return };
+        let (stable, ends, since) = (suspension.stable, suspension.ends, cx.now.saturating_sub(suspension.at));
+        match ends {
+            Ends::Confirmed => self.confirm(cx),
+            Ends::Probed => self.probe_again(cx),
+        }
+        let unclear =
+            since >= UNCLEAR_AFTER && (stable.all >= CONFIRM_MIN || ends == Ends::Probed) || since >= UNCLEAR_THIN_AFTER;
+        if unclear && matches!(self.phase, Phase::Suspended(_)) {
+            self.hold(cx, Why::Unclear { stable, after: since, again: HOLD });
+        }
+    }
+
+    /// CONFIRM: is stable well over the whole span of the evidence? Then the canary is to blame. Otherwise the environment is, and
+    /// the canary gets its share back when stable is well again.
+    fn confirm(&mut self, cx: &mut Context<'_>) {
+        let Phase::Suspended(suspension) = &self.phase else { return };
+        let Suspension { stable, lately, step, at, in_row, .. } = *suspension;
+        let end = cx.recent.end();
+        // What stable did beside the last failure has to be judged before it can be compared.
+        let well = end > at && stable_was_well(stable, self.tolerated()) == Some(true);
+        if well && !stable_was_ill(lately, self.tolerated()) {
+            let (attempts, tolerated) = (self.canary.all.saturating_add(cx.seen.live.pending.all), self.tolerated());
+            if in_row && rows_are_chance(self.rows, attempts, tolerated) {
+                self.resume(cx, step, Why::Chance { attempts, tolerated });
+                return;
+            }
+            self.phase = Phase::Failed { at: cx.now };
+            self.say(cx, Share::ZERO, Why::Blamed { stable });
+            return;
+        }
+        let since = cx.recent.stable(end.saturating_sub(WELL_FOR));
+        let well = since.all > 0 && f64::from(since.fail) <= f64::from(since.all) * self.tolerated() + 1.0;
+        let canary = cx.seen.situation.canary;
+        let waited = end > at + WELL_FOR && stable.all >= CONFIRM_MIN;
+        if stable.fail == 0 || !well || !waited || canary.fit * 2 < canary.instances || cx.recent.is_anomalous(self.tolerated()) {
+            return;
+        }
+        self.by_environment = self.by_environment.saturating_add(1);
+        let times = self.by_environment;
+        if times >= ENVIRONMENT_MAX {
+            self.hold(cx, Why::Inconclusive { times, again: HOLD });
+            return;
+        }
+        // What was seen in a disturbed time is not held against anybody.
+        self.rate.reset();
+        self.failures.reset();
+        self.better.reset();
+        (self.canary, self.stable) = (Counts::default(), Counts::default());
+        (self.failed_from, self.stable_since_failure) = (None, Counts::default());
+        self.evidence_from = cx.now;
+        self.resume(cx, step, Why::Environment { stable, times });
+    }
+
+    /// SLOW: three probes answered in time give the share back, thirty seconds of silence end the trial.
+    fn probe_again(&mut self, cx: &mut Context<'_>) {
+        let answer = self.answered(cx);
+        let in_time = cx.seen.situation.probed.is_some_and(|probed| probed.status.is_some());
+        let Phase::Suspended(suspension) = &mut self.phase else { return };
+        match answer {
+            Some(true) => suspension.good += 1,
+            Some(false) => suspension.good = 0,
+            None => {}
+        }
+        if in_time {
+            suspension.answered = cx.now;
+        }
+        let streak = suspension.in_row;
+        let (good, step, silent) = (suspension.good, suspension.step, cx.now.saturating_sub(suspension.answered));
+        if silent >= SILENT_MAX {
+            self.phase = Phase::Failed { at: cx.now };
+            self.say(cx, Share::ZERO, Why::DoesNotAnswer { after: silent });
+        } else if good < PROBES_GOOD {
+            self.ask(cx);
+        } else {
+            self.by_latency = self.by_latency.saturating_add(1);
+            let times = self.by_latency;
+            self.slowness.reset();
+            match cx.policy.latency {
+                _ if times < LATENCY_MAX => self.resume(cx, step, Why::AnswersAgain { good }),
+                Latency::Fail => {
+                    self.phase = Phase::Failed { at: cx.now };
+                    self.say(cx, Share::ZERO, Why::TooSlow { times });
+                }
+                Latency::Suspend if streak => self.hold(cx, Why::SlowAgain { times, again: HOLD }),
+                Latency::Suspend => {
+                    self.slow_is_known = true;
+                    self.resume(cx, step, Why::SlowButAnswers { times });
+                }
+            }
+        }
+    }
+
+    /// Nothing can be concluded now: later, but not for ever.
+    fn hold(&mut self, cx: &mut Context<'_>, why: Why) {
+        self.holds = self.holds.saturating_add(1);
+        if self.holds < HOLDS_MAX {
+            self.phase = Phase::Hold { until: cx.now + HOLD };
+            self.say(cx, Share::ZERO, why);
+        } else {
+            self.phase = Phase::Released { at: cx.now };
+            self.say(cx, Share::ZERO, Why::Released { holds: self.holds });
+        }
+    }
+
+    fn resume(&mut self, cx: &mut Context<'_>, step: Option<usize>, why: Why) {
+        match step {
+            Some(step) => self.enter(cx, step, why),
+            None => self.earn(cx, why),
+        }
+    }
+
+    /// Begins a step.
+    fn enter(&mut self, cx: &mut Context<'_>, step: usize, why: Why) {
+        self.phase = Phase::Ramp { step };
+        (self.step_from, self.step_time, self.step_canary) = (cx.now, Duration::ZERO, Counts::default());
+        let share = self.wanted(cx, step);
+        self.say(cx, share, why);
+    }
+
+    fn earn(&mut self, cx: &mut Context<'_>, why: Why) {
+        self.phase = Phase::Earned { since: cx.now };
+        (self.step_from, self.step_time, self.step_canary) = (cx.now, Duration::ZERO, Counts::default());
+        let Instances { canaries, stables, .. } = self.instances(cx);
+        self.say(cx, Share::from_fraction(fair(canaries, stables)), why);
+    }
+
+    /// Passes the step, or fits its share to instances and traffic.
+    fn advance(&mut self, cx: &mut Context<'_>, step: usize) {
+        // The share has been this step's for longer than an epoch, so what has not settled belongs to it.
+        let (seen, after) = (self.step_canary + cx.seen.live.pending, self.step_time);
+        let evidence = self.better.value();
+        if evidence >= ACT_AT && self.canary.all - self.canary.fail.min(self.canary.all) >= TRUSTED_AFTER {
+            let (canary, stable) = (self.canary, self.stable);
+            self.earn(cx, Why::Better { evidence, canary, stable });
+            return;
+        }
+        // Evidence that leans against it is looked at for longer, and either grows or goes.
+        let leans = self.failures.value().max(if self.history { self.rate.value() } else { 0.0 }) >= LEANS_AT;
+        let asked = cx.policy.step_requests_min;
+        let enough = seen.all >= if leans { asked.saturating_mul(LEANS_FACTOR) } else { asked } && after >= cx.policy.step_min;
+        let thin = !enough && after >= cx.policy.step_max && seen.all >= FEW && seen.fail == 0;
+        if enough || thin {
+            self.thin |= thin;
+            if step + 1 >= cx.policy.steps.len() {
+                self.earn(cx, Why::Earned { seen: self.canary });
+            } else {
+                let why = if thin { Why::PassedThin { seen, after } } else { Why::Passed { seen, after } };
+                self.enter(cx, step + 1, why);
+            }
+            return;
+        }
+        self.adapt(cx, step);
+    }
+
+    /// Fits the share to the instances at once, and to traffic now and then.
+    fn adapt(&mut self, cx: &mut Context<'_>, step: usize) {
+        let instances = self.instances(cx);
+        let (least, most) = (cx.policy.share(0, f64::INFINITY, instances), cx.policy.share(usize::MAX, 0.0, instances));
+        let (wanted, has) = (self.wanted(cx, step), self.share());
+        let Instances { canaries, stables, .. } = instances;
+        if has < least || has > most {
+            self.say(cx, wanted, Why::Instances { canaries, stables });
+        } else if cx.now.saturating_sub(self.share_set) >= TRAFFIC_EVERY {
+            let factor = wanted.fraction() / has.fraction().max(f64::MIN_POSITIVE);
+            if !(1.0 / TRAFFIC_FACTOR..=TRAFFIC_FACTOR).contains(&factor) {
+                self.say(cx, wanted, Why::Traffic { rate: cx.recent.rate() });
+            }
+        }
+    }
+
+    /// After the ramp: each instance counts the same, and one told by its age alone becomes one of the others.
+    fn keep(&mut self, cx: &mut Context<'_>) {
+        let Instances { canaries, stables, .. } = self.instances(cx);
+        let wanted = Share::from_fraction(fair(canaries, stables));
+        if wanted != self.share() {
+            self.say(cx, wanted, Why::Instances { canaries, stables });
+        }
+        if cx.seen.situation.nature == Nature::ByAge && self.step_time >= WATCH {
+            let why = Why::Watched { seen: self.step_canary, after: self.step_time };
+            cx.decisions.push(Decision::Adopt { why });
+        }
+    }
+
+    fn wanted(&self, cx: &Context<'_>, step: usize) -> Share {
+        cx.policy.share(step, cx.recent.rate(), self.instances(cx))
+    }
+
+    fn instances(&self, cx: &Context<'_>) -> Instances {
+        let (canary, stable) = (cx.seen.situation.canary, cx.seen.situation.stable);
+        Instances { canaries: canary.carrying(), stables: stable.carrying(), stables_before: self.stables_before }
+    }
+
+    /// Sets the share and says why.
+    fn say(&mut self, cx: &mut Context<'_>, to: Share, why: Why) {
+        cx.decisions.push(moved(self.share(), to, why));
+        self.share = to.ten_thousandths();
+        self.share_set = cx.now;
+    }
+
+    /// The answer to the probe asked for, if it has come.
+    fn answered(&mut self, cx: &Context<'_>) -> Option<bool> {
+        let probed = cx.seen.situation.probed.filter(|_| self.probe_due)?;
+        self.probe_due = false;
+        Some(probed.is_good())
+    }
+
+    /// Asks for a probe when one is due.
+    fn ask(&mut self, cx: &mut Context<'_>) {
+        let wait = if self.probe_due { PROBE_LOST } else { PROBE_INTERVAL };
+        if self.probe_asked.is_none_or(|asked| cx.now.saturating_sub(asked) >= wait) {
+            self.probe_asked = Some(cx.now);
+            self.probe_due = true;
+            cx.decisions.push(Decision::Probe);
+        }
+    }
+
+    pub(super) fn report(&self, policy: &Policy, base: Report) -> Report {
+        Report {
+            version: Some(self.version.clone()),
+            phase: self.phase.name(),
+            step: if let Phase::Ramp { step } = self.phase { step + 1 } else { 0 },
+            share: self.share().fraction(),
+            evidence_concurrent: self.failures.value(),
+            evidence_history: self.rate.value(),
+            evidence_slow: self.slowness.value(),
+            evidence_better: self.better.value(),
+            threshold: Report::THRESHOLD,
+            tolerated_rate: self.tolerated(),
+            canary: self.canary,
+            stable: self.stable,
+            step_canary: self.step_canary,
+            step_requests_min: policy.step_requests_min,
+            step_seconds: self.step_time.as_secs_f64(),
+            thin: self.thin,
+            by_environment: self.by_environment,
+            by_latency: self.by_latency,
+            slower: self.slow_is_known,
+            could_have_missed: could_have_missed(self.canary.all - self.canary.fail.min(self.canary.all)),
+            ..base
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The production machine and ledger against seeded streams of requests, many rollouts to a cell.
+//!
+//! `SIM_SEED=7` picks another set of runs, `SIM_RUNS=1000` as many to a cell (300 requests a second: a tenth), and prints the table.
+//! The bounds asserted are the figures the product promises, widened by what so few runs can tell: see [`at_most`].
+
+#![expect(clippy::print_stdout, reason = "the table is the output")]
+
+mod world;
+
+use world::{Behaviour, Course, End, Scene, run};
+
+/// Runs to a cell when nobody says how many.
+const RUNS: u32 = 60;
+const RATES: [f64; 4] = [1.0, 3.0, 10.0, 300.0];
+
+#[derive(Clone, Copy)]
+struct Cell {
+    name: &'static str,
+    scene: Scene,
+}
+
+const fn cell(name: &'static str, stable: f64, canary: f64) -> Cell {
+    let (stable, canary) = (Behaviour::failing(stable), Behaviour::failing(canary));
+    Cell { name, scene: Scene { stable, canary, outage: None, rate: 1.0 } }
+}
+
+/// What a cell's runs showed.
+struct Shown {
+    runs: u32,
+    failed: u32,
+    stuck: u32,
+    courses: Vec<Course>,
+}
+
+fn show(cell: &Cell, rate: f64) -> Shown {
+    let runs = runs(rate);
+    let scene = Scene { rate, ..cell.scene };
+    let seed =
+        seed().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ cell.name.bytes().fold(rate as u64, |sum, byte| sum * 31 + u64::from(byte));
+    let courses: Vec<Course> = (0..runs).map(|n| run(&scene, seed.wrapping_add(u64::from(n) * 104_729))).collect();
+    let count = |end: End| courses.iter().filter(|course| course.end == end).count() as u32;
+    let shown = Shown { runs, failed: count(End::Failed), stuck: count(End::Stuck), courses };
+    assert_eq!(shown.stuck, 0, "{} at {rate}: {:?}", cell.name, shown.courses.iter().find(|course| course.end == End::Stuck));
+    shown.print(cell.name, rate);
+    shown
+}
+
+fn runs(rate: f64) -> u32 {
+    let asked: u32 = std::env::var("SIM_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(RUNS);
+    if rate > 100.0 { (asked / 10).max(1) } else { asked }
+}
+
+fn seed() -> u64 {
+    std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+impl Shown {
+    fn print(&self, name: &str, rate: f64) {
+        let part = |n: u32| f64::from(n) / f64::from(self.runs);
+        let of = |end: End, value: &dyn Fn(&Course) -> Option<f64>| {
+            median(self.courses.iter().filter(|course| course.end == end).filter_map(value).collect())
+        };
+        let users = self.courses.iter().map(|course| f64::from(course.user_failures)).sum::<f64>() / f64::from(self.runs);
+        println!(
+            "{name:32} {rate:4} {:9.3} {:9.1} {:9.1} {:8.0} {users:6.2} {:9.1}",
+            part(self.failed),
+            of(End::Failed, &|course| course.suspended),
+            of(End::Failed, &|course| Some(course.took)),
+            of(End::Failed, &|course| Some(f64::from(course.canary_failures))),
+            of(End::Passed, &|course| Some(course.took)),
+        );
+    }
+
+    /// At most this share of all rollouts fails.
+    fn fails_at_most(&self, share: f64) {
+        let most = at_most(self.runs, share);
+        assert!(self.failed <= most, "{} of {} failed, {share} allows {most}: {:?}", self.failed, self.runs, self.said());
+    }
+
+    /// At least this share of all rollouts fails.
+    fn fails_at_least(&self, share: f64) {
+        let least = self.runs - at_most(self.runs, 1.0 - share);
+        assert!(self.failed >= least, "{} of {} failed, {share} asks for {least}", self.failed, self.runs);
+    }
+
+    fn said(&self) -> Option<&str> {
+        self.courses.iter().find(|course| course.end == End::Failed).map(|course| course.said.as_str())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The most events of probability `share` in `runs` that are still believable: more happen in less than one of 10 000 cells.
+fn at_most(runs: u32, share: f64) -> u32 {
+    if share >= 1.0 {
+        return runs;
+    }
+    let (n, p) = (f64::from(runs), share.max(0.0));
+    let mut term = (1.0 - p).powf(n);
+    let (mut sum, mut most) = (term, 0);
+    while sum < 1.0 - 1e-4 && most < runs {
+        term *= (n - f64::from(most)) / (f64::from(most) + 1.0) * p / (1.0 - p);
+        most += 1;
+        sum += term;
+    }
+    most
+}
+
+#[test]
+fn an_equal_canary_is_not_blamed() {
+    for (name, rate) in [("equal 0.2 %", 0.002), ("equal 1 %", 0.01), ("equal 2 %", 0.02)] {
+        RATES.iter().for_each(|at| show(&cell(name, rate, rate), *at).fails_at_most(0.01));
+    }
+}
+
+#[test]
+fn a_shared_outage_is_not_the_canarys_fault() {
+    for (name, failing) in [("outage both 50 % 60 s", 0.5), ("outage both 20 % 60 s", 0.2), ("outage both 100 % 60 s", 1.0)] {
+        let mut cell = cell(name, 0.002, 0.002);
+        cell.scene.outage = Some((40.0, 100.0, failing));
+        RATES.iter().for_each(|at| show(&cell, *at).fails_at_most(0.01));
+    }
+}
+
+#[test]
+fn a_worse_canary_is_found_as_often_as_promised() {
+    let cells = [
+        (cell("canary 2 %", 0.002, 0.02), [0.0; 4]),
+        (cell("canary 5 %", 0.002, 0.05), [0.65, 0.62, 0.90, 0.95]),
+        (cell("canary 2 %, stable 1 %", 0.01, 0.02), [0.0; 4]),
+        (cell("canary 5 %, stable 1 %", 0.01, 0.05), [0.0; 4]),
+    ];
+    for (cell, promised) in cells {
+        RATES.iter().zip(promised).for_each(|(rate, share)| show(&cell, *rate).fails_at_least(share));
+    }
+}
+
+#[test]
+fn a_bad_canary_is_always_found_within_a_minute() {
+    for (name, stable, canary) in [
+        ("canary 20 %", 0.002, 0.2),
+        ("canary 20 %, stable 1 %", 0.01, 0.2),
+        ("canary 100 %", 0.002, 1.0),
+        ("canary 100 %, stable 1 %", 0.01, 1.0),
+        ("canary 100 %, stable 2 %", 0.02, 1.0),
+    ] {
+        for rate in RATES {
+            let shown = show(&cell(name, stable, canary), rate);
+            let missed = shown.courses.iter().find(|course| course.end != End::Failed);
+            assert!(missed.is_none(), "{name} at {rate}: {missed:?}");
+            if canary >= 1.0 {
+                let worst = shown.courses.iter().map(|course| course.failures_until_suspended).max();
+                assert!(worst <= Some(3), "{name} at {rate}: {worst:?} failures before the share was taken away");
+            }
+        }
+    }
+}
+
+#[test]
+fn failures_that_come_late_are_judged_by_their_start() {
+    let mut late = cell("equal 1 %, stable fails late", 0.01, 0.01);
+    late.scene.stable.fails_after = (1.5, 1.95);
+    let mut early = cell("equal 1 %, canary answers late", 0.01, 0.01);
+    (early.scene.canary.answers_after, early.scene.canary.fails_after) = (0.3, (0.001, 0.01));
+    let mut both = cell("outage 50 %, stable fails late", 0.002, 0.002);
+    (both.scene.outage, both.scene.stable.fails_after) = (Some((40.0, 100.0, 0.5)), (1.5, 1.95));
+    let mut broken = cell("equal 2 %, bodies break in 20 s", 0.02, 0.02);
+    (broken.scene.stable.fails_after, broken.scene.canary.fails_after) = ((1.0, 20.0), (1.0, 20.0));
+    for cell in [late, early, both, broken] {
+        RATES.iter().for_each(|rate| show(&cell, *rate).fails_at_most(0.01));
+    }
+}
+
+#[test]
+fn a_slow_canary_does_not_fail_for_it() {
+    let mut slower = cell("canary ten times slower", 0.002, 0.002);
+    slower.scene.canary.answers_after = 0.5;
+    let mut hangs = cell("canary hangs in 10 %", 0.002, 0.002);
+    hangs.scene.canary.hangs = 0.1;
+    let mut equal = cell("both hang in 10 %", 0.002, 0.002);
+    (equal.scene.canary.hangs, equal.scene.stable.hangs) = (0.1, 0.1);
+    for cell in [slower, equal, hangs] {
+        RATES.iter().for_each(|rate| show(&cell, *rate).fails_at_most(0.01));
+    }
+}
