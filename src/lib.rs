@@ -6,5 +6,6 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod names;
+pub mod observe;
 pub mod routing;
 pub mod rule;
