@@ -6,5 +6,10 @@
 mod access_line;
 pub mod access_log;
 pub mod access_record;
+mod exposition;
+mod handle;
+pub mod log;
 pub mod log_file;
+pub mod metrics;
 mod moment;
+pub mod series;
