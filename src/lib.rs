@@ -12,6 +12,7 @@ pub mod health;
 pub mod listener;
 pub mod middleware;
 pub mod names;
+pub mod observe;
 pub mod rollout;
 pub mod routing;
 pub mod rule;

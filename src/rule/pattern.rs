@@ -12,6 +12,9 @@ use regex::{Regex, RegexBuilder};
 /// The most memory one compiled expression may take.
 const COMPILED_BYTES_MAX: usize = 10 << 20;
 
+/// Go's limit.
+const REPETITIONS_MAX: u32 = 1000;
+
 /// Why an expression cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the regular expression cannot be used: {0}")]
@@ -43,11 +46,28 @@ enum Item {
 
 impl Translation<'_> {
     fn run(mut self) -> Result<String, InvalidPattern> {
+        // How many operators of repetition stand here already: one, or one with the `?` that makes it lazy.
+        let mut repeated = 0;
         while let Some(c) = self.rest.next() {
+            let repeats = match c {
+                '*' | '+' | '?' => true,
+                '{' => self.is_repetition()?,
+                _ => false,
+            };
+            repeated = match repeated {
+                _ if !repeats => 0,
+                0 => 1,
+                1 if c == '?' => 2,
+                _ => return Err(wrong(format!("`{c}` repeats what repeats already"))),
+            };
             match c {
                 '\\' => self.escape()?,
                 '[' => self.class()?,
-                '{' => self.brace(),
+                '{' if repeats => {
+                    let counts = self.rest.by_ref().take_while(|c| *c != '}');
+                    self.out.extend(std::iter::once('{').chain(counts).chain(['}']));
+                }
+                '{' => self.out.push_str(r"\{"),
                 '(' => self.group()?,
                 _ => self.out.push(c),
             }
@@ -98,7 +118,7 @@ impl Translation<'_> {
             'W' => Item::Set("[^0-9A-Za-z_]".to_owned()),
             's' => Item::Set(r"[\t\n\x0C\r ]".to_owned()),
             'S' => Item::Set(r"[^\t\n\x0C\r ]".to_owned()),
-            'p' | 'P' => Item::Set(self.property(c)),
+            'p' | 'P' => Item::Set(self.property(c)?),
             'a' => Item::One('\x07'),
             'f' => Item::One('\x0c'),
             'n' => Item::One('\n'),
@@ -112,7 +132,8 @@ impl Translation<'_> {
         })
     }
 
-    fn property(&mut self, kind: char) -> String {
+    /// `\pN` or `\p{Greek}`; Go knows no `\p{script=Greek}`.
+    fn property(&mut self, kind: char) -> Result<String, InvalidPattern> {
         let mut set = format!(r"\{kind}");
         if self.rest.peek() == Some(&'{') {
             for c in self.rest.by_ref() {
@@ -124,7 +145,7 @@ impl Translation<'_> {
         } else {
             set.extend(self.rest.next());
         }
-        set
+        if set.contains(['=', ':']) { Err(wrong(format!("there is no `{set}`"))) } else { Ok(set) }
     }
 
     /// `\x41` or `\x{41}`.
@@ -153,20 +174,24 @@ impl Translation<'_> {
         number.and_then(char::from_u32).ok_or_else(|| wrong(format!(r"`\{digits}` is no character")))
     }
 
-    /// A `{`: of a repetition, or a brace.
-    fn brace(&mut self) {
+    /// Whether a `{` opens a repetition (`{2}`, `{2,}`, `{2,3}`) or is a brace.
+    fn is_repetition(&self) -> Result<bool, InvalidPattern> {
         let mut ahead = self.rest.clone();
         let mut seen = String::new();
-        let closes = loop {
+        loop {
             match ahead.next() {
-                Some('}') => break true,
+                Some('}') => break,
                 Some(c) if c.is_ascii_digit() || c == ',' => seen.push(c),
-                _ => break false,
+                _ => return Ok(false),
             }
-        };
+        }
         let (low, high) = seen.split_once(',').unwrap_or((&seen, ""));
-        let is_repetition = closes && !low.is_empty() && !high.contains(',');
-        self.out.push_str(if is_repetition { "{" } else { r"\{" });
+        let is_repetition = !low.is_empty() && !high.contains(',');
+        let is_too_much = |times: &str| times.len() > 4 || times.parse::<u32>().is_ok_and(|times| times > REPETITIONS_MAX);
+        if is_repetition && (is_too_much(low) || is_too_much(high)) {
+            return Err(wrong(format!("`{{{seen}}}` is more than {REPETITIONS_MAX} repetitions")));
+        }
+        Ok(is_repetition)
     }
 
     /// A `(`, of whose flags Go knows fewer.
@@ -321,13 +346,15 @@ mod tests {
         check(r"^a$", "a\n", false);
         check(r"^.$", "\n", false);
         check(r"^(?P<x>a)(?<y>b)(?:c)(?i:D)(?U)e+", "abcde", true);
+        check(r"^a{1,1000}?b*?c??$", "abc", true);
     }
 
     #[test]
     fn what_go_refuses_is_refused() {
         let cases =
             [r"[", r"(?=a)", r"\C", r"a\Z", r"\h", r"\u0041", r"\8", r"\1", r"(?x) a", r"(?u)a", r"[a-\d]", r"[a--b]", r"\G"];
-        for pattern in cases {
+        let repeated = [r"a**", r"a*+", r"a*??", r"a{2}{3}", r"a{1001}", r"\d{1,2000}", r"\p{script=Greek}"];
+        for pattern in cases.into_iter().chain(repeated) {
             assert!(compile(pattern).is_err(), "{pattern}");
         }
         let error = compile("(a").unwrap_err().to_string();
