@@ -52,9 +52,7 @@ where
     }
     if pipe.input.is_empty() {
         let mut drain = front.drain.watch();
-        let woken = pipe.park(times.read_timeout, &mut drain).await;
-        let deadline = clock::now() + HANDSHAKE_MAX;
-        if woken == Woken::Over || !matches!(pipe.fill(Some(deadline)).await, Ok(1..)) {
+        if pipe.park(times.read_timeout, &mut drain).await == Woken::Over {
             return pipe.close().await;
         }
     }

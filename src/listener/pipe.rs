@@ -15,7 +15,7 @@ use super::timer::Timer;
 use super::transport::Transport;
 
 /// What is read at once when the amount is not known.
-const READ_BYTES: usize = 8 * 1024;
+pub(super) const READ_BYTES: usize = 8 * 1024;
 /// What is read at once of a large body.
 const LARGE_READ_BYTES: u64 = 64 * 1024;
 /// How long a client may take no byte of what we send where `writeTimeout` sets no limit.

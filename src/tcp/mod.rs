@@ -46,9 +46,11 @@ async fn dial(target: &TcpTarget) -> Option<(TcpStream, SocketAddr)> {
                 let _ = stream.set_nodelay(true);
                 return Some((stream, address));
             }
-            Ok(Err(error)) => tracing::info!(service = %target.service, server = %address, %error, "could not dial a TCP server"),
+            Ok(Err(error)) => {
+                tracing::info!(service = %target.service, server = %address, %error, "could not dial a TCP server");
+            }
             Err(_) => {
-                tracing::info!(service = %target.service, server = %address, timeout = ?DIAL_MAX, "dialling a TCP server took too long")
+                tracing::info!(service = %target.service, server = %address, timeout = ?DIAL_MAX, "dialling a TCP server took too long");
             }
         }
         (target.record)(address, Dial::Failed);
