@@ -405,7 +405,7 @@ async fn the_server_name_decides_between_https_and_tcp() {
     );
     edge.ask(b"\x16\x03\x01\x00\x05hello").await;
     assert_eq!(edge.counters.refused(Refused::Handshake), 1);
-    assert!(edge.counters.tcp_bytes_received() > 0);
+    assert!(edge.counters.tcp_bytes_received() > 0 && edge.counters.tcp_bytes_sent() > 0);
 }
 
 #[tokio::test]
@@ -498,4 +498,80 @@ async fn silence_has_limits() {
     );
     assert_eq!(edge.counters.refused(Refused::HeadTimeout), 1);
     assert_eq!(edge.counters.refused(Refused::BodyTimeout), 1);
+}
+
+#[tokio::test]
+async fn large_answers_arrive_whole() {
+    let body: &'static str = Box::leak((0..200_000).map(|n| format!("{n:07} ")).collect::<String>().into_boxed_str());
+    let length = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak();
+    let until_end = format!("HTTP/1.1 200 OK\r\n\r\n{body}").leak();
+    for answer in [length, until_end] {
+        let server = Server::start(vec![Step::Until("\r\n\r\n"), Step::Send(answer.as_bytes()), Step::Close]).await;
+        let edge = edge().server(server.address).start();
+        let got = edge.ask("GET / HTTP/1.0\r\n\r\n").await;
+        assert!(got.ends_with(&format!("\r\n\r\n{body}")), "{} bytes", got.len());
+        let got = edge.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let body_of = |text: &str| text.split_once("\r\n\r\n").unwrap().1.to_owned();
+        let got = if got.contains("chunked") { unchunk(&body_of(&got)) } else { body_of(&got) };
+        assert!(got == body, "{} bytes of {}", got.len(), body.len());
+    }
+}
+
+fn unchunk(mut wire: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, rest) = wire.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        let (chunk, rest) = rest.split_at(size);
+        body.push_str(chunk);
+        wire = rest.strip_prefix("\r\n").unwrap();
+        if size == 0 {
+            assert_eq!(wire, "");
+            return body;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_nothing_for_long() {
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n{}", "x".repeat(50_000_000)).leak();
+    let server = Server::start(vec![Step::Until("\r\n\r\n"), Step::Send(answer.as_bytes()), Step::Drain, Step::Close]).await;
+    let edge =
+        edge().server(server.address).settings(|settings| settings.transport.write_timeout = Duration::from_millis(100)).start();
+    let mut client = edge.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wait_for(|| edge.counters.refused(Refused::WriteTimeout) == 1 && edge.counters.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_ends_is_heard() {
+    let server = Server::start(vec![
+        Step::Until("first"),
+        Step::Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n"),
+        Step::Until("second"),
+        Step::Send(b"4\r\nlate\r\n0\r\n\r\n"),
+    ])
+    .await;
+    let mut client = edge().server(server.address).start().connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
+    client.until("5\r\nearly\r\n").await;
+    client.send("6\r\nsecond\r\n0\r\n\r\n").await;
+    assert_eq!(client.rest().await, "4\r\nlate\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn h2_requests_without_a_clear_host_are_refused_and_idle_connections_end() {
+    let edge = edge().settings(|settings| settings.transport.idle_timeout = Duration::from_millis(100)).start();
+    let stream = TcpStream::connect(edge.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    for (uri, status) in [("http://a.test/own", 200), ("http://a,b/own", 400), ("http://a.test:081/own", 200)] {
+        let (answer, _) = client.send_request(http::Request::get(uri).body(()).unwrap(), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), status, "{uri}");
+        client = client.ready().await.unwrap();
+    }
+    assert_eq!(edge.counters.refused(Refused::BadHead), 1);
+    tokio::time::timeout(PATIENCE, driver).await.unwrap().unwrap().unwrap();
+    wait_for(|| edge.counters.connections() == 0).await;
 }
