@@ -39,13 +39,13 @@ impl Pipe {
                 deadline = Some(deadline.map_or(last, |deadline| deadline.min(last)));
             }
             let Self { transport, timer, input, .. } = self;
-            let wake = async {
+            let wake = pin!(async {
                 tokio::select! {
                     biased;
                     count = read_when_ready(transport, input) => Some(count),
                     Ok(()) = drain.changed(), if !is_draining => None,
                 }
-            };
+            });
             match timer.race(deadline, wake).await {
                 Ok(Some(Ok(1..))) => return Woken::Bytes,
                 Ok(Some(_)) | Err(_) => return Woken::Over,
