@@ -81,7 +81,8 @@ impl Conn {
     pub(super) fn may_go_on(&self) -> bool {
         let times = self.times();
         let requests_left = times.keep_alive_requests_max == 0 || self.requests < times.keep_alive_requests_max;
-        let time_left = times.keep_alive_time_max.is_zero() || self.opened.elapsed() < times.keep_alive_time_max;
+        let time_left =
+            times.keep_alive_time_max.is_zero() || clock::now().duration_since(self.opened) < times.keep_alive_time_max;
         requests_left && time_left && *self.drain.borrow() != Phase::Draining
     }
 

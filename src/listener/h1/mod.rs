@@ -5,6 +5,8 @@ mod answer;
 mod body;
 mod conn;
 mod pace;
+mod receive;
+mod send;
 mod session;
 mod target;
 
