@@ -30,42 +30,67 @@ const PROXY_HEADER_MAX: Duration = Duration::from_secs(10);
 /// How a client that knows we speak HTTP/2 begins (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What a connection turned out to be.
+enum Spoken {
+    /// Raw bytes for a TCP service.
+    Tcp(Pipe, Arc<TcpTarget>),
+    /// HTTP/1.
+    H1(Pipe, Arc<Connection>),
+    /// HTTP/2.
+    H2(Pipe, Arc<Connection>),
+    /// Nothing that we serve; it is over.
+    Nothing,
+}
+
 /// Serves one connection until it ends.
 pub(super) async fn serve<E>(front: &Front<E>, socket: TcpStream, peer: SocketAddr)
 where
     E: ProxyHttp + Send + Sync + 'static,
     E::CTX: Send + Sync,
 {
+    // Boxes: what a stage needed is given back before the next, which may last for hours, begins.
+    match Box::pin(identify(front, socket, peer)).await {
+        Spoken::Tcp(pipe, target) => Box::pin(tcp::serve(pipe, &target, &front.counters)).await,
+        Spoken::H2(pipe, facts) => Box::pin(h2::serve(front, pipe, facts)).await,
+        Spoken::H1(pipe, facts) => h1::serve(front, pipe, facts).await,
+        Spoken::Nothing => {}
+    }
+}
+
+async fn identify<E>(front: &Front<E>, socket: TcpStream, peer: SocketAddr) -> Spoken {
     // A connection that is gone already needs no error.
-    let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else { return };
+    let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else { return Spoken::Nothing };
     let times = &front.entrypoint.settings.transport;
     let mut pipe = Pipe::new(Transport::Plain(socket), times.write_timeout);
     let (mut client, local) = (canonical(peer), canonical(local));
     if front.entrypoint.settings.proxy_protocol.as_ref().is_some_and(|trust| trust.allows(client.ip())) {
         match read_proxy_header(&mut pipe).await {
             Ok(named) => client = named.map_or(client, canonical),
-            Err(_) => return front.counters.refuse(Refused::ProxyProtocol),
+            Err(NoProxyHeader) => {
+                front.counters.refuse(Refused::ProxyProtocol);
+                return Spoken::Nothing;
+            }
         }
     }
     if let Some(target) = find_unread(front, client) {
-        return tcp::serve(pipe, &target, &front.counters).await;
+        return Spoken::Tcp(pipe, target);
     }
     if pipe.input.is_empty() {
         let mut drain = front.drain.watch();
-        let woken = pipe.park(times.read_timeout, &mut drain).await;
-        let deadline = clock::now() + HANDSHAKE_MAX;
-        if woken == Woken::Over || !matches!(pipe.fill(Some(deadline)).await, Ok(1..)) {
-            return pipe.close().await;
+        if pipe.park(times.read_timeout, &mut drain).await == Woken::Over {
+            pipe.close().await;
+            return Spoken::Nothing;
         }
     }
     let facts = Connection { entrypoint: front.entrypoint.clone(), client, local, tls: None };
     if pipe.input.first() == Some(&hello::FIRST_BYTE) {
-        return Box::pin(serve_tls(front, pipe, facts)).await;
+        return identify_tls(front, pipe, facts).await;
     }
     let plain = front.routes.load().find_plain(client).cloned();
     match plain {
-        Some(target) => tcp::serve(pipe, &target, &front.counters).await,
-        None => serve_http(front, pipe, facts).await,
+        Some(target) => Spoken::Tcp(pipe, target),
+        None if is_preface(&mut pipe).await => Spoken::H2(pipe, Arc::new(facts)),
+        None => Spoken::H1(pipe, Arc::new(facts)),
     }
 }
 
@@ -106,19 +131,20 @@ async fn read_proxy_header(pipe: &mut Pipe) -> Result<Option<SocketAddr>, NoProx
     }
 }
 
-async fn serve_tls<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection)
-where
-    E: ProxyHttp + Send + Sync + 'static,
-    E::CTX: Send + Sync,
-{
+async fn identify_tls<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection) -> Spoken {
     let deadline = clock::now() + HANDSHAKE_MAX;
     let hello = match hello::read(&mut pipe, deadline).await {
         Ok(hello) => hello,
-        Err(NoHello::Gone(Failure::TimedOut)) => return front.counters.refuse(Refused::HandshakeTimeout),
-        Err(NoHello::Gone(Failure::Io(_))) => return,
+        Err(NoHello::Gone(failure)) => {
+            if matches!(failure, Failure::TimedOut) {
+                front.counters.refuse(Refused::HandshakeTimeout);
+            }
+            return Spoken::Nothing;
+        }
         Err(NoHello::Invalid) => {
             front.counters.refuse(Refused::Handshake);
-            return pipe.close().await;
+            pipe.close().await;
+            return Spoken::Nothing;
         }
     };
     let choice = {
@@ -127,21 +153,21 @@ where
         front.routes.load().find_tls(&asked)
     };
     match choice {
-        TlsChoice::Passthrough(target) => tcp::serve(pipe, &target, &front.counters).await,
-        TlsChoice::Terminate(config, target) => {
-            if let Some((pipe, _)) = shake_hands(front, pipe, hello, config, 0, deadline).await {
-                tcp::serve(pipe, &target, &front.counters).await;
-            }
-        }
-        TlsChoice::Https(options) => {
-            if let Some((pipe, tls)) = shake_hands(front, pipe, hello, options.config, options.id, deadline).await {
-                serve_http(front, pipe, Connection { tls: Some(tls), ..facts }).await;
-            }
-        }
+        TlsChoice::Passthrough(target) => Spoken::Tcp(pipe, target),
+        TlsChoice::Terminate(config, target) => match shake_hands(front, pipe, hello, config, 0, deadline).await {
+            Some((pipe, _)) => Spoken::Tcp(pipe, target),
+            None => Spoken::Nothing,
+        },
+        TlsChoice::Https(options) => match shake_hands(front, pipe, hello, options.config, options.id, deadline).await {
+            Some((pipe, tls)) if tls.is_h2 => Spoken::H2(pipe, Arc::new(Connection { tls: Some(tls), ..facts })),
+            Some((pipe, tls)) => Spoken::H1(pipe, Arc::new(Connection { tls: Some(tls), ..facts })),
+            None => Spoken::Nothing,
+        },
         TlsChoice::Refuse => {
             front.counters.refuse(Refused::NoTlsRoute);
             pipe.output.extend_from_slice(&hello::UNRECOGNIZED_NAME);
             pipe.close().await;
+            Spoken::Nothing
         }
     }
 }
@@ -174,24 +200,6 @@ async fn shake_hands<E>(
     let tls = hello::facts(stream.get_ref().1, hello.server_name, options);
     let pipe = Pipe { transport: Transport::Tls(Box::new(stream)), ..pipe };
     Some((pipe, tls))
-}
-
-/// HTTP/2 or HTTP/1, as negotiated, or as the first bytes say.
-async fn serve_http<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection)
-where
-    E: ProxyHttp + Send + Sync + 'static,
-    E::CTX: Send + Sync,
-{
-    let is_h2 = match &facts.tls {
-        Some(tls) => tls.is_h2,
-        None => is_preface(&mut pipe).await,
-    };
-    let facts = Arc::new(facts);
-    if is_h2 {
-        Box::pin(h2::serve(front, pipe, facts)).await;
-    } else {
-        h1::serve(front, pipe, facts).await;
-    }
 }
 
 /// Whether the client begins with HTTP/2's preface; reads on only while it still may.

@@ -3,7 +3,7 @@
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -61,7 +61,9 @@ where
     let stream = Io { prefix: pipe.input.freeze(), transport: pipe.transport };
     let mut timer = pipe.timer;
     let deadline = clock::now() + HANDSHAKE_MAX;
-    let Ok(Ok(connection)) = timer.race(Some(deadline), v2::handshake(Box::new(stream), Some(options))).await else { return };
+    let Ok(Ok(connection)) = timer.race(Some(deadline), pin!(v2::handshake(Box::new(stream), Some(options)))).await else {
+        return;
+    };
 
     let write_timeout = settings.transport.write_timeout;
     let streams = Streams {

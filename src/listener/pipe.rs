@@ -3,7 +3,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::io::IoSlice;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,7 +16,7 @@ use super::timer::Timer;
 use super::transport::Transport;
 
 /// What is read at once when the amount is not known.
-const READ_BYTES: usize = 8 * 1024;
+pub(super) const READ_BYTES: usize = 8 * 1024;
 /// What is read at once of a large body.
 const LARGE_READ_BYTES: u64 = 64 * 1024;
 /// How long a client may take no byte of what we send where `writeTimeout` sets no limit.
@@ -61,11 +62,11 @@ impl Pipe {
     /// Reads more into the input; 0 is the end. No buffer is held while nothing comes. Nothing is lost when this is given up.
     pub(super) async fn fill(&mut self, deadline: Option<Instant>) -> Result<usize, Failure> {
         let Self { transport, input, timer, .. } = self;
-        let read = async {
+        let read = pin!(async {
             poll_fn(|cx| transport.poll_readable(cx)).await?;
             input.reserve(READ_BYTES);
             transport.read_buf(input).await
-        };
+        });
         timer.race(deadline, read).await.map_err(|_elapsed| Failure::TimedOut)?.map_err(Failure::Io)
     }
 
@@ -73,13 +74,13 @@ impl Pipe {
     pub(super) async fn read_past(&mut self, max: u64, deadline: Option<Instant>) -> Result<Bytes, Failure> {
         debug_assert!(self.input.is_empty(), "what was read first comes first");
         let Self { transport, timer, .. } = self;
-        let read = async {
+        let read = pin!(async {
             poll_fn(|cx| transport.poll_readable(cx)).await?;
             let size = usize::try_from(max.min(LARGE_READ_BYTES)).unwrap_or(READ_BYTES);
             let mut piece = BytesMut::with_capacity(size);
             transport.read_buf(&mut (&mut piece).limit(size)).await?;
             Ok(piece.freeze())
-        };
+        });
         timer.race(deadline, read).await.map_err(|_elapsed| Failure::TimedOut)?.map_err(Failure::Io)
     }
 
@@ -94,7 +95,10 @@ impl Pipe {
         let mut slices = slices.as_mut_slice();
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            let write = poll_fn(|cx| Pin::new(&mut *transport).poll_write_vectored(cx, slices));
+            let write = poll_fn(|cx| match &*slices {
+                [only] => Pin::new(&mut *transport).poll_write(cx, only),
+                several => Pin::new(&mut *transport).poll_write_vectored(cx, several),
+            });
             let count = within(timer, *write_silence, write).await?;
             if count == 0 {
                 return Err(Failure::Io(io::ErrorKind::WriteZero.into()));
@@ -102,7 +106,7 @@ impl Pipe {
             IoSlice::advance_slices(&mut slices, count);
         }
         if matches!(transport, Transport::Tls(_)) {
-            within(timer, *write_silence, transport.flush()).await?;
+            within(timer, *write_silence, pin!(transport.flush())).await?;
         }
         self.output.clear();
         self.is_torn = false;
@@ -120,12 +124,12 @@ impl Pipe {
     }
 
     /// Says goodbye: writes what is left, ends our direction, and lets the client's last bytes come in for a moment.
-    pub(super) async fn close(mut self) {
+    pub(super) async fn close(&mut self) {
         if self.is_torn || self.flush().await.is_err() {
             return;
         }
         let deadline = Some(clock::now() + LINGER_MAX);
-        if !matches!(self.timer.race(deadline, self.transport.shutdown()).await, Ok(Ok(()))) {
+        if !matches!(self.timer.race(deadline, pin!(self.transport.shutdown())).await, Ok(Ok(()))) {
             return;
         }
         let mut left = LINGER_BYTES_MAX;
@@ -140,13 +144,15 @@ impl Pipe {
 }
 
 /// Waits for one step of writing. The clock is read only when it does not succeed at once.
-async fn within<T>(timer: &mut Timer, silence: Duration, step: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
-    let mut step = std::pin::pin!(step);
+async fn within<T, F>(timer: &mut Timer, silence: Duration, mut step: F) -> Result<T, Failure>
+where
+    F: Future<Output = io::Result<T>> + Unpin,
+{
     // One poll without a deadline: the usual case ends here.
-    let first = poll_fn(|cx| std::task::Poll::Ready(step.as_mut().poll(cx))).await;
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut step).poll(cx))).await;
     let done = match first {
-        std::task::Poll::Ready(done) => Ok(done),
-        std::task::Poll::Pending => timer.race(Some(clock::now() + silence), step).await,
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => timer.race(Some(clock::now() + silence), step).await,
     };
     done.map_err(|_elapsed| Failure::TimedOut)?.map_err(Failure::Io)
 }

@@ -5,7 +5,7 @@
 //! then.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -22,11 +22,14 @@ pub(crate) struct Elapsed;
 pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    /// Waits for `future`, but no longer than until `deadline`.
-    pub(crate) async fn race<F: Future>(&mut self, deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+    /// Waits for `future`, but no longer than until `deadline`. The future comes pinned (`pin!`), so that it is not held twice.
+    pub(crate) fn race<F: Future + Unpin>(
+        &mut self,
+        deadline: Option<Instant>,
+        mut future: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        poll_fn(move |cx| {
+            if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             match deadline {
@@ -34,7 +37,6 @@ impl Timer {
                 None => Poll::Pending,
             }
         })
-        .await
     }
 
     fn poll_passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
@@ -68,6 +70,6 @@ mod tests {
         let later = start + Duration::from_millis(60);
         assert_eq!(timer.race(Some(later), std::future::pending::<()>()).await, Err(Elapsed));
         assert!(clock::now() >= later);
-        assert_eq!(timer.race(Some(later), async { 7 }).await, Ok(7));
+        assert_eq!(timer.race(Some(later), std::future::ready(7)).await, Ok(7));
     }
 }

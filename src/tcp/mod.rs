@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::listener::{Counters, Pipe, Refused};
@@ -24,13 +26,16 @@ pub(crate) async fn serve(pipe: Pipe, target: &TcpTarget, counters: &Counters) {
         counters.refuse(Refused::NoTcpServer);
         return;
     };
-    let (mut client, begun) = pipe.into_parts();
-    match copy(&mut client, &mut server, &begun).await {
-        Ok((received, sent)) => {
-            counters.count_tcp_bytes(received, sent);
-            tracing::debug!(service = %target.service, server = %address, received, sent, "TCP connection ended");
+    let (client, begun) = pipe.into_parts();
+    let mut client = Counted { client, counters, received: begun.len() as u64, sent: 0 };
+    counters.count_tcp_bytes(client.received, 0);
+    let ended = copy(&mut client, &mut server, &begun).await;
+    let Counted { received, sent, .. } = client;
+    match ended {
+        Ok(()) => tracing::debug!(service = %target.service, server = %address, received, sent, "TCP connection ended"),
+        Err(error) => {
+            tracing::debug!(service = %target.service, server = %address, received, sent, %error, "TCP connection failed");
         }
-        Err(error) => tracing::debug!(service = %target.service, server = %address, %error, "TCP connection failed"),
     }
 }
 
@@ -46,9 +51,11 @@ async fn dial(target: &TcpTarget) -> Option<(TcpStream, SocketAddr)> {
                 let _ = stream.set_nodelay(true);
                 return Some((stream, address));
             }
-            Ok(Err(error)) => tracing::info!(service = %target.service, server = %address, %error, "could not dial a TCP server"),
+            Ok(Err(error)) => {
+                tracing::info!(service = %target.service, server = %address, %error, "could not dial a TCP server");
+            }
             Err(_) => {
-                tracing::info!(service = %target.service, server = %address, timeout = ?DIAL_MAX, "dialling a TCP server took too long")
+                tracing::info!(service = %target.service, server = %address, timeout = ?DIAL_MAX, "dialling a TCP server took too long");
             }
         }
         (target.record)(address, Dial::Failed);
@@ -57,12 +64,52 @@ async fn dial(target: &TcpTarget) -> Option<(TcpStream, SocketAddr)> {
     None
 }
 
-/// Copies both ways; each side's end is passed on alone, so that the other may still answer. Gives the bytes from and to the client.
-async fn copy<C>(client: &mut C, server: &mut TcpStream, begun: &BytesMut) -> io::Result<(u64, u64)>
+/// Copies both ways; each side's end is passed on alone, so that the other may still answer.
+async fn copy<C>(client: &mut C, server: &mut TcpStream, begun: &BytesMut) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     server.write_all(begun).await?;
-    let (received, sent) = tokio::io::copy_bidirectional_with_sizes(client, server, COPY_BYTES, COPY_BYTES).await?;
-    Ok((received + begun.len() as u64, sent))
+    tokio::io::copy_bidirectional_with_sizes(client, server, COPY_BYTES, COPY_BYTES).await?;
+    Ok(())
+}
+
+/// Counts while bytes flow: such a connection may live for days.
+struct Counted<'a, C> {
+    client: C,
+    counters: &'a Counters,
+    received: u64,
+    sent: u64,
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Counted<'_, C> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.client).poll_read(cx, buf);
+        let count = (buf.filled().len() - before) as u64;
+        this.received += count;
+        this.counters.count_tcp_bytes(count, 0);
+        read
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Counted<'_, C> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.client).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = &written {
+            this.sent += *count as u64;
+            this.counters.count_tcp_bytes(0, *count as u64);
+        }
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().client).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().client).poll_shutdown(cx)
+    }
 }

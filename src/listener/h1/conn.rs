@@ -81,7 +81,8 @@ impl Conn {
     pub(super) fn may_go_on(&self) -> bool {
         let times = self.times();
         let requests_left = times.keep_alive_requests_max == 0 || self.requests < times.keep_alive_requests_max;
-        let time_left = times.keep_alive_time_max.is_zero() || self.opened.elapsed() < times.keep_alive_time_max;
+        let time_left =
+            times.keep_alive_time_max.is_zero() || clock::now().duration_since(self.opened) < times.keep_alive_time_max;
         requests_left && time_left && *self.drain.borrow() != Phase::Draining
     }
 
@@ -142,7 +143,7 @@ impl Conn {
     }
 
     /// Answers a request that cannot be served, and ends the connection.
-    pub(super) async fn refuse(mut self, refusal: Refusal) {
+    pub(super) async fn refuse(&mut self, refusal: Refusal) {
         self.counters.refuse(refusal.reason());
         tracing::debug!(client = %self.facts.client, reason = refusal.text(), status = refusal.status().as_u16(), "refused a request head");
         refusal.write_to(&mut self.pipe.output);
@@ -150,9 +151,9 @@ impl Conn {
     }
 
     /// Answers `OPTIONS *` with an empty 200, as Traefik does. Says whether the connection goes on.
-    pub(super) async fn answer_server_wide(&mut self, head: &Head) -> bool {
-        let asked = Asked { is_11: head.request.version == http::Version::HTTP_11, is_head: false };
-        let keep = head.keep_alive && self.may_go_on() && self.body.is_done();
+    pub(super) async fn answer_server_wide(&mut self, is_11: bool, keep_alive: bool) -> bool {
+        let asked = Asked { is_11, is_head: false };
+        let keep = keep_alive && self.may_go_on() && self.body.is_done();
         let Ok(mut answer) = pingora_http::ResponseHeader::build(200, Some(1)) else { return false };
         if answer.insert_header(header::CONTENT_LENGTH, "0").is_err() {
             return false;

@@ -5,6 +5,8 @@ mod answer;
 mod body;
 mod conn;
 mod pace;
+mod receive;
+mod send;
 mod session;
 mod target;
 
@@ -13,7 +15,8 @@ pub mod refusal;
 
 use std::sync::Arc;
 
-use pingora_core::apps::HttpServerApp;
+use http::Version;
+use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_proxy::ProxyHttp;
 
@@ -42,16 +45,17 @@ where
             Next::Over => return conn.pipe.close().await,
         };
         if head.is_server_wide {
-            if conn.answer_server_wide(&head).await {
+            let (is_11, keep_alive) = (head.request.version == Version::HTTP_11, head.keep_alive);
+            drop(head);
+            if conn.answer_server_wide(is_11, keep_alive).await {
                 continue;
             }
             return conn.pipe.close().await;
         }
-        let session = Session::new(conn, head, slot.clone());
-        front.proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &front.never).await;
+        hand_over(front, Session::new(conn, head, slot.clone())).await;
         match slot.take() {
             Some((returned, Fate::Keep)) => conn = returned,
-            Some((returned, Fate::Close)) => return returned.pipe.close().await,
+            Some((mut returned, Fate::Close)) => return returned.pipe.close().await,
             Some((returned, Fate::Reset)) => return returned.pipe.transport.abort(),
             Some((_, Fate::Abort)) | None => return,
         }
@@ -59,4 +63,13 @@ where
             return conn.pipe.close().await;
         }
     }
+}
+
+/// Gives a request to the engine. Not an async function: only the engine's own box is held while it works, not the session's way there.
+fn hand_over<E>(front: &Front<E>, session: Session) -> impl Future<Output = Option<ReusedHttpStream>> + Send
+where
+    E: ProxyHttp + Send + Sync + 'static,
+    E::CTX: Send + Sync,
+{
+    front.proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &front.never)
 }

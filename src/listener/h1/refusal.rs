@@ -18,6 +18,7 @@ pub enum Refusal {
     HeaderName,
     HeaderValue,
     MissingHost,
+    ManyHosts,
     Host,
     ContentLength,
     TransferEncoding,
@@ -28,7 +29,6 @@ pub enum Refusal {
     TooManyHeaders,
     HeadTooLarge,
     HeadTimeout,
-    TlsExpected,
 }
 
 impl Refusal {
@@ -50,7 +50,7 @@ impl Refusal {
         }
     }
 
-    /// The reason in words; Traefik's where it gives one.
+    /// The reason in words, for logs.
     pub fn text(self) -> &'static str {
         match self {
             Self::LineEnd => "line does not end with CRLF",
@@ -59,9 +59,10 @@ impl Refusal {
             Self::Target => "malformed request target",
             Self::TargetTooLong => "request target too long",
             Self::Version => "unsupported protocol version",
-            Self::HeaderName => "malformed header name",
-            Self::HeaderValue => "malformed header value",
+            Self::HeaderName => "invalid header name",
+            Self::HeaderValue => "invalid header value",
             Self::MissingHost => "missing required Host header",
+            Self::ManyHosts => "too many Host headers",
             Self::Host => "malformed Host header",
             Self::ContentLength => "malformed Content-Length header",
             Self::TransferEncoding => "malformed Transfer-Encoding header",
@@ -72,7 +73,6 @@ impl Refusal {
             Self::TooManyHeaders => "too many headers",
             Self::HeadTooLarge => "request head too large",
             Self::HeadTimeout => "request head came too slowly",
-            Self::TlsExpected => "TLS is not served here",
         }
     }
 
@@ -92,10 +92,14 @@ impl Refusal {
     pub(super) fn write_to(self, output: &mut Vec<u8>) {
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or_default();
+        // As Traefik answers; it gives a reason for some, and so do we.
         let body = match self {
-            // As Traefik: nothing.
-            Self::Connect => String::new(),
-            _ => format!("{} {reason}: {}", status.as_str(), self.text()),
+            Self::Connect | Self::Expectation => String::new(),
+            Self::UnknownCoding => self.text().to_owned(),
+            Self::MissingHost | Self::ManyHosts | Self::Host | Self::HeaderName | Self::HeaderValue | Self::Version => {
+                format!("{} {reason}: {}", status.as_str(), self.text())
+            }
+            _ => format!("{} {reason}", status.as_str()),
         };
         write_answer(output, status, &body);
     }
