@@ -5,5 +5,7 @@
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod names;
+pub mod provider;
 pub mod routing;
