@@ -1,5 +1,6 @@
 //! An agent to test against: the embedded catalog or a real one, behind the same few calls.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -172,12 +173,13 @@ impl Agent {
     pub fn connections(&self) -> usize {
         let remote = format!("0100007F:{:04X}", self.address.port());
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        let is_ours = |line: &&str| {
-            let columns: Vec<&str> = line.split_whitespace().collect();
-            let is_from_here = columns.get(1).is_some_and(|local| local.starts_with("0100007F:"));
-            is_from_here && columns.get(2) == Some(&remote.as_str()) && columns.get(3) == Some(&"01")
+        let local = |line: &'_ str| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next().filter(|local| local.starts_with("0100007F:"));
+            local.filter(|_| columns.next() == Some(&remote) && columns.next() == Some("01")).map(str::to_owned)
         };
-        table.lines().filter(is_ours).count()
+        // The table changes while it is read, and may then show a line twice.
+        table.lines().filter_map(local).collect::<BTreeSet<_>>().len()
     }
 }
 

@@ -40,7 +40,8 @@ debian_uri() {
   awk '
     function offer(uri) {
       sub(/\/+$/, "", uri)
-      if (found == "" && uri ~ /\/debian$/) found = uri
+      # Some images name a list of mirrors instead of one.
+      if (found == "" && uri ~ /\/debian(\.list)?$/) found = uri
     }
     FNR == 1 || /^[[:space:]]*$/ { enabled = 1 }
     /^[[:space:]]*#/ { next }
