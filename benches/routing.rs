@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
 use tidegate::names::Name;
-use tidegate::routing::table::{Route, RouteTable};
+use tidegate::routing::table::{Entry, RouteTable};
 use tidegate::rule;
 use tidegate::rule::http::{RequestFacts, normal_host, normal_path};
 
@@ -16,7 +16,7 @@ fn table(rules: impl Iterator<Item = String>) -> RouteTable<usize> {
     let route = |(value, rule): (usize, String)| {
         let tree = rule::parse(&rule).unwrap();
         let matcher = rule::http::compile(&tree).unwrap();
-        Route { matcher, priority: tree.default_priority(), name: Name::new(format!("r{value}"), "bench"), value }
+        Entry { matcher, priority: tree.default_priority(), name: Name::new(format!("r{value}"), "bench"), value }
     };
     RouteTable::build(rules.enumerate().map(route).collect())
 }

@@ -4,10 +4,12 @@
 
 pub mod acme;
 pub mod admin;
+pub mod app;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod health;
 pub mod listener;
@@ -15,6 +17,7 @@ pub mod middleware;
 pub mod names;
 pub mod observe;
 pub mod provider;
+pub mod proxy;
 pub mod rollout;
 pub mod routing;
 pub mod rule;

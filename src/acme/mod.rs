@@ -6,7 +6,6 @@
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 pub mod ca;
-pub mod challenge;
 mod durable;
 mod issue;
 pub mod order;

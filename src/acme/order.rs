@@ -19,12 +19,12 @@ use rustls::pki_types::UnixTime;
 use serde_json::Value;
 
 use super::ca::{Ca, CaError, LastAnswer, chain_of};
-use super::challenge::{OpenChallenge, OpenChallenges};
 use super::issue::{self, SigningRequest};
 use super::schedule::{self, Failure};
 use super::storage::StoredCertificate;
 use crate::clock;
 use crate::config::dynamic::Domain;
+use crate::tls::challenge::{OpenChallenge, OpenChallenges};
 
 /// How long one order may take in all.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(150);

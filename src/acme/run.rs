@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::challenge::OpenChallenges;
 use super::order::{self, Job, Outcome};
 use super::schedule::{Failure, Held, Kind, Step, View, WantedCertificate, name_set, plan, renew_at, wake_at};
 use super::storage::StoredCertificate;
@@ -18,6 +17,7 @@ use super::{CertificateResolvers, parse, state};
 use crate::clock;
 use crate::config::dynamic::Domain;
 use crate::tls::certificate::{Certificate, Source};
+use crate::tls::challenge::OpenChallenges;
 use crate::tls::store::{CertificateStore, CertificateTable};
 
 /// What routers want of resolvers, computed by control. Whole lists; the newest wins.

@@ -4,13 +4,52 @@
 
 pub mod arguments;
 pub mod check;
+mod healthcheck;
+mod run;
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use self::arguments::{Command, NoCommand};
 use crate::config::document::DOCUMENT_BYTES_MAX;
 use crate::config::install::{self, Install, Source};
 use crate::config::problem::{At, Problem, Problems};
+
+/// Does what the arguments (the program's name first) say.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<String> = arguments.into_iter().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    match arguments::parse(&arguments) {
+        Ok(Command::Run { flags }) => {
+            drop((out, err));
+            run::run(&flags)
+        }
+        Ok(Command::Check { file }) => match check::run(&file, &mut out) {
+            Ok(check::Verdict::Usable) => ExitCode::SUCCESS,
+            Ok(check::Verdict::Refused) | Err(_) => ExitCode::FAILURE,
+        },
+        Ok(Command::Healthcheck { flags }) => healthcheck::run(&flags, &mut out),
+        Ok(Command::Version) => {
+            // Nobody reads it, nobody misses it.
+            let _ = writeln!(out, "Tidegate {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Demo { duration }) => {
+            drop((out, err));
+            demo(duration)
+        }
+        Err(NoCommand { text, exit_code }) => {
+            let _ = if exit_code == 0 { write!(out, "{text}") } else { write!(err, "{text}") };
+            ExitCode::from(exit_code)
+        }
+    }
+}
+
+fn demo(_duration: Option<std::time::Duration>) -> ExitCode {
+    ExitCode::FAILURE
+}
 
 /// The install configuration with all that is to say about it.
 #[derive(Debug)]

@@ -4,4 +4,6 @@
 //! contract tests as the real one.
 
 pub mod catalog;
+pub mod instance;
+pub mod load;
 mod store;

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
 use pingora_proxy::ProxyHttp;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::observe::metrics::OpenConnection;
 
 use super::counters::{Counters, Refused};
 use super::drain::Phase;
@@ -89,8 +90,7 @@ where
         front.counters.refuse(Refused::TooManyConnections);
         return;
     }
-    front.open.fetch_add(1, Ordering::Relaxed);
-    let place = Place { open: front.open.clone(), counters: front.counters.clone() };
+    let place = Place { _open: front.metrics.open_connection(), counters: front.counters.clone() };
     let front = front.clone();
     let tasks = front.drain.tasks().clone();
     tasks.spawn(async move {
@@ -101,13 +101,12 @@ where
 
 /// A connection's place among those that are open; given back however it ends, by a panic too.
 struct Place {
-    open: Arc<std::sync::atomic::AtomicI64>,
+    _open: OpenConnection,
     counters: Arc<Counters>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
         self.counters.leave();
     }
 }

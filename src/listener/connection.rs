@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use pingora_proxy::ProxyHttp;
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::StartHandshake;
 
 use crate::clock;
 use crate::routing::entrypoint::{Connection, TlsFacts};
-use crate::routing::tcp::{TcpFacts, TcpTarget, TlsChoice};
+use crate::routing::service::Service;
+use crate::routing::tcp::TlsTurn;
+use crate::rule::tcp::ConnectionFacts;
 use crate::tcp;
+use crate::tls::options::TlsHandle;
 
 use super::counters::Refused;
 use super::hello::{self, Hello, NoHello};
@@ -33,7 +35,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What a connection turned out to be.
 enum Spoken {
     /// Raw bytes for a TCP service.
-    Tcp(Pipe, Arc<TcpTarget>),
+    Tcp(Pipe, Arc<Service>),
     /// HTTP/1.
     H1(Pipe, Arc<Connection>),
     /// HTTP/2.
@@ -50,7 +52,7 @@ where
 {
     // Boxes: what a stage needed is given back before the next, which may last for hours, begins.
     match Box::pin(identify(front, socket, peer)).await {
-        Spoken::Tcp(pipe, target) => Box::pin(tcp::serve(pipe, &target, &front.counters)).await,
+        Spoken::Tcp(pipe, service) => Box::pin(tcp::serve(pipe, &service, &front.counters)).await,
         Spoken::H2(pipe, facts) => Box::pin(h2::serve(front, pipe, facts)).await,
         Spoken::H1(pipe, facts) => h1::serve(front, pipe, facts).await,
         Spoken::Nothing => {}
@@ -72,8 +74,8 @@ async fn identify<E>(front: &Front<E>, socket: TcpStream, peer: SocketAddr) -> S
             }
         }
     }
-    if let Some(target) = find_unread(front, client) {
-        return Spoken::Tcp(pipe, target);
+    if let Some(service) = find_unread(front, client) {
+        return Spoken::Tcp(pipe, service);
     }
     if pipe.input.is_empty() {
         let mut drain = front.drain.watch();
@@ -82,13 +84,13 @@ async fn identify<E>(front: &Front<E>, socket: TcpStream, peer: SocketAddr) -> S
             return Spoken::Nothing;
         }
     }
-    let facts = Connection { entrypoint: front.entrypoint.clone(), client, local, tls: None };
+    let facts = Connection::new(front.entrypoint.clone(), client, local, None);
     if pipe.input.first() == Some(&hello::FIRST_BYTE) {
         return identify_tls(front, pipe, facts).await;
     }
-    let plain = front.routes.load().find_plain(client).cloned();
+    let plain = front.routes.load().find_plain(client.ip()).cloned();
     match plain {
-        Some(target) => Spoken::Tcp(pipe, target),
+        Some(service) => Spoken::Tcp(pipe, service),
         None if is_preface(&mut pipe).await => Spoken::H2(pipe, Arc::new(facts)),
         None => Spoken::H1(pipe, Arc::new(facts)),
     }
@@ -100,9 +102,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Where a connection goes of which nothing is to be read first.
-fn find_unread<E>(front: &Front<E>, client: SocketAddr) -> Option<Arc<TcpTarget>> {
+fn find_unread<E>(front: &Front<E>, client: SocketAddr) -> Option<Arc<Service>> {
     let routes = front.routes.load();
-    if routes.is_plain_tcp_only() { routes.find_plain(client).cloned() } else { None }
+    if routes.is_plain_tcp_only() { routes.find_plain(client.ip()).cloned() } else { None }
 }
 
 struct NoProxyHeader;
@@ -147,25 +149,25 @@ async fn identify_tls<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection) ->
             return Spoken::Nothing;
         }
     };
-    let choice = {
-        let alpn: Vec<&[u8]> = hello.alpn.iter().map(Vec::as_slice).collect();
-        let asked = TcpFacts { server_name: hello.server_name.as_deref(), alpn: &alpn, client: facts.client };
-        front.routes.load().find_tls(&asked)
+    let turn = {
+        let asked = ConnectionFacts { server_name: hello.server_name.as_deref(), alpn: &hello.alpn, client: facts.client.ip() };
+        front.routes.load().find_tls(&asked, facts.local.ip())
     };
-    match choice {
-        TlsChoice::Passthrough(target) => Spoken::Tcp(pipe, target),
-        TlsChoice::Terminate(config, target) => match shake_hands(front, pipe, hello, config, 0, deadline).await {
-            Some((pipe, _)) => Spoken::Tcp(pipe, target),
+    match turn {
+        TlsTurn::Passthrough(service) => Spoken::Tcp(pipe, service),
+        TlsTurn::Terminate(handle, service) => match shake_hands(front, pipe, hello, handle, deadline).await {
+            Some((pipe, _)) => Spoken::Tcp(pipe, service),
             None => Spoken::Nothing,
         },
-        TlsChoice::Https(options) => match shake_hands(front, pipe, hello, options.config, options.id, deadline).await {
-            Some((pipe, tls)) if tls.is_h2 => Spoken::H2(pipe, Arc::new(Connection { tls: Some(tls), ..facts })),
-            Some((pipe, tls)) => Spoken::H1(pipe, Arc::new(Connection { tls: Some(tls), ..facts })),
-            None => Spoken::Nothing,
-        },
-        TlsChoice::Refuse => {
+        TlsTurn::Https(handle) => {
+            let Some((pipe, tls)) = shake_hands(front, pipe, hello, handle, deadline).await else { return Spoken::Nothing };
+            let is_h2 = tls.is_h2;
+            let facts = Arc::new(Connection::new(facts.entrypoint, facts.client, facts.local, Some(tls)));
+            if is_h2 { Spoken::H2(pipe, facts) } else { Spoken::H1(pipe, facts) }
+        }
+        TlsTurn::Refuse(alert) => {
             front.counters.refuse(Refused::NoTlsRoute);
-            pipe.output.extend_from_slice(&hello::UNRECOGNIZED_NAME);
+            pipe.output.extend_from_slice(&alert.record());
             pipe.close().await;
             Spoken::Nothing
         }
@@ -177,14 +179,13 @@ async fn shake_hands<E>(
     front: &Front<E>,
     mut pipe: Pipe,
     hello: Hello,
-    config: Arc<ServerConfig>,
-    options: u64,
+    handle: TlsHandle,
     deadline: Instant,
 ) -> Option<(Pipe, TlsFacts)> {
     // The handshake has no use for the copy of the hello that the input is.
     pipe.input.clear();
     let Transport::Plain(socket) = pipe.transport else { return None };
-    let handshake = StartHandshake::from_parts(hello.accepted, socket).into_stream(config);
+    let handshake = StartHandshake::from_parts(hello.accepted, socket).into_stream(handle.config);
     let stream = match pipe.timer.race(Some(deadline), handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -197,7 +198,7 @@ async fn shake_hands<E>(
             return None;
         }
     };
-    let tls = hello::facts(stream.get_ref().1, hello.server_name, options);
+    let tls = hello::facts(stream.get_ref().1, hello.server_name, handle.options_id);
     let pipe = Pipe { transport: Transport::Tls(Box::new(stream)), ..pipe };
     Some((pipe, tls))
 }

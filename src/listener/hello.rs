@@ -80,9 +80,6 @@ impl Hello {
     }
 }
 
-/// The alert for a name that nobody serves: fatal, `unrecognized_name` (RFC 6066 section 3).
-pub(super) const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 112];
-
 /// What a finished handshake settled.
 pub(super) fn facts(connection: &ServerConnection, server_name: Option<Arc<str>>, options: u64) -> TlsFacts {
     TlsFacts {

@@ -22,13 +22,13 @@ mod transport;
 pub mod h1;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use arc_swap::ArcSwap;
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 
+use crate::observe::metrics::EntrypointMetrics;
 use crate::routing::entrypoint::Entrypoint;
 use crate::routing::tcp::EntrypointRoutes;
 
@@ -37,14 +37,14 @@ pub use counters::{Counters, Refused};
 pub use drain::{DRAIN_IDLE_MAX, Drain, Phase};
 pub use facts::connection_of;
 pub(crate) use pipe::Pipe;
-pub use socket::{bind, inherited};
+pub use socket::{Bound, bind, inherited};
 
 /// One entrypoint at run time: what all its connections share.
 pub struct Front<E> {
     pub(crate) entrypoint: Arc<Entrypoint>,
     routes: Arc<ArcSwap<EntrypointRoutes>>,
     proxy: Arc<HttpProxy<E>>,
-    open: Arc<AtomicI64>,
+    metrics: Arc<EntrypointMetrics>,
     counters: Arc<Counters>,
     drain: Arc<Drain>,
     connections_max: usize,
@@ -66,11 +66,16 @@ pub struct Shared<E> {
 }
 
 impl<E> Front<E> {
-    /// An entrypoint that reads its TCP and TLS routes from `routes` and counts its open connections in `open`.
+    /// The entrypoint's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.entrypoint.name
+    }
+
+    /// An entrypoint that reads its TCP and TLS routes from `routes` and counts its open connections in `metrics`.
     pub fn new(
         entrypoint: Arc<Entrypoint>,
         routes: Arc<ArcSwap<EntrypointRoutes>>,
-        open: Arc<AtomicI64>,
+        metrics: Arc<EntrypointMetrics>,
         shared: &Shared<E>,
     ) -> Self {
         let (_never, never) = watch::channel(false);
@@ -78,7 +83,7 @@ impl<E> Front<E> {
             entrypoint,
             routes,
             proxy: shared.proxy.clone(),
-            open,
+            metrics,
             counters: shared.counters.clone(),
             drain: shared.drain.clone(),
             connections_max: shared.connections_max,

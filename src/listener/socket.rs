@@ -9,20 +9,42 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// How many connections may wait to be accepted; the system may allow fewer.
 const BACKLOG: i32 = 4096;
 
+/// A socket that has its address, but does not listen yet: connections are refused until it does.
+#[derive(Debug)]
+pub struct Bound(Socket);
+
+impl Bound {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)?;
+        Ok(self.0.into())
+    }
+}
+
+impl From<TcpListener> for Bound {
+    /// One that somebody else made to listen already.
+    fn from(socket: TcpListener) -> Self {
+        Self(socket.into())
+    }
+}
+
 /// Binds an entrypoint's `[host]:port`. Without a host it is dual-stack, or IPv4 only where the system has no IPv6.
 ///
 /// # Errors
 /// When the address cannot be read, resolved or bound.
-pub fn bind(address: &str) -> io::Result<TcpListener> {
+pub fn bind(address: &str) -> io::Result<Bound> {
     let Some(port) = address.strip_prefix(':') else {
-        return listen(resolve(address)?, false);
+        return bind_to(resolve(address)?, false);
     };
     let port =
         port.parse().map_err(|_invalid| io::Error::new(io::ErrorKind::InvalidInput, format!("`{address}` has no port")))?;
-    match listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port), true) {
+    match bind_to(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port), true) {
         // A taken port is taken; only a missing IPv6 is worth another try.
         Err(error) if error.kind() != io::ErrorKind::AddrInUse && error.kind() != io::ErrorKind::PermissionDenied => {
-            listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), false)
+            bind_to(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), false)
         }
         result => result,
     }
@@ -35,7 +57,7 @@ fn resolve(address: &str) -> io::Result<SocketAddr> {
     found.first().copied().ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("`{address}` has no address")))
 }
 
-fn listen(address: SocketAddr, is_dual_stack: bool) -> io::Result<TcpListener> {
+fn bind_to(address: SocketAddr, is_dual_stack: bool) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!is_dual_stack)?;
@@ -43,8 +65,7 @@ fn listen(address: SocketAddr, is_dual_stack: bool) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(Bound(socket))
 }
 
 /// The sockets handed to this process by name (`LISTEN_FDS`, `LISTEN_FDNAMES`): the names are entrypoints'. One name may have
@@ -71,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_address_without_host_is_reached_by_both_families() {
-        let listener = bind(":0").unwrap();
+        let listener = bind(":0").unwrap().listen().unwrap();
         let port = listener.local_addr().unwrap().port();
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         if listener.local_addr().unwrap().is_ipv6() {
@@ -81,11 +102,11 @@ mod tests {
 
     #[test]
     fn an_address_with_host_is_that_one_only() {
-        assert_eq!(bind("127.0.0.1:0").unwrap().local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
-        assert_eq!(bind("localhost:0").unwrap().local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
+        assert_eq!(bind("127.0.0.1:0").unwrap().listen().unwrap().local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
+        assert_eq!(bind("localhost:0").unwrap().listen().unwrap().local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
         assert!(bind("no port").is_err());
         assert!(bind(":http").is_err());
-        let taken = bind("127.0.0.1:0").unwrap();
+        let taken = bind("127.0.0.1:0").unwrap().listen().unwrap();
         let again = bind(&taken.local_addr().unwrap().to_string());
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }

@@ -78,6 +78,11 @@ impl Peer {
         let address_value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
         Self { address: address_value, is_trusted: trust.allows(address), is_tls }
     }
+
+    /// Whether it is believed.
+    pub fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
 }
 
 /// Settles a request's headers as it comes in. `host` is what the client asked for: the `Host` header, `:authority`, or the

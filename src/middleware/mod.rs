@@ -19,7 +19,7 @@ mod pattern;
 mod redirect_regex;
 mod redirect_scheme;
 mod strip_prefix;
-mod url;
+pub(crate) mod url;
 
 use std::borrow::Cow;
 use std::io;

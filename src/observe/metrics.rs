@@ -157,10 +157,10 @@ impl Metrics {
         *lock(&self.certificates) = certificates;
     }
 
-    /// A connection or request was refused before it was routed. `reason` is one of few fixed words.
-    pub fn refused(&self, reason: &'static str) {
+    /// How many connections or requests were refused before they were routed. `reason` is one of few fixed words.
+    pub fn set_refused(&self, reason: &'static str, times: u64) {
         let count = self.refused.find_or_add(|other| *other == reason, || (reason, AtomicU64::new(0)));
-        count.fetch_add(1, Ordering::Relaxed);
+        count.store(times, Ordering::Relaxed);
     }
 
     /// Where the access log counts the lines it loses.
@@ -422,7 +422,7 @@ mod tests {
         let compile = Duration::from_millis(1);
         metrics.config_published(Published { now, generation: 1, routers: 3, services: 2, compile });
         metrics.set_consul_up(true);
-        metrics.refused("head too large");
+        metrics.set_refused("head too large", 1);
         let (cn, serial, sans) = ("a.test".to_owned(), "1".to_owned(), "a.test,b.test".to_owned());
         metrics.set_certificates(vec![CertificateExpiry { cn, serial, sans, not_after: now }]);
 

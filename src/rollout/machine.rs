@@ -97,6 +97,11 @@ impl Machine {
         Self { policy, ..self }
     }
 
+    /// Goes on under another policy.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// What is to be done now.
     pub fn step(&mut self, now: Duration, seen: &Seen<'_>) -> Vec<Decision> {
         let passed = now.saturating_sub(self.stepped);

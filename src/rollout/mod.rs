@@ -76,6 +76,11 @@ impl Rollout {
         decisions
     }
 
+    /// Goes on under another policy.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.machine.set_policy(policy);
+    }
+
     /// The machine: its report, and what is kept on disk.
     pub fn machine(&self) -> &Machine {
         &self.machine

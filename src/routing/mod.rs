@@ -6,5 +6,8 @@
 pub mod balance;
 pub mod entrypoint;
 pub mod report;
+pub mod server;
+pub mod service;
+pub mod snapshot;
 pub mod table;
 pub mod tcp;

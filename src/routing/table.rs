@@ -19,7 +19,7 @@ use crate::rule::{HostPattern, below, without_dot};
 #[derive(Debug)]
 pub struct RouteTable<T> {
     /// In the order of asking.
-    routes: Box<[Route<T>]>,
+    routes: Box<[Entry<T>]>,
     exact: HashMap<Box<str>, Places>,
     below: HashMap<Box<str>, Places>,
     rest: Vec<usize>,
@@ -27,7 +27,7 @@ pub struct RouteTable<T> {
 
 /// One route: whose request, how soon asked, and where it leads.
 #[derive(Debug)]
-pub struct Route<T> {
+pub struct Entry<T> {
     /// Its compiled rule.
     pub matcher: Matcher,
     /// The higher is asked first.
@@ -65,7 +65,7 @@ impl Places {
 
 impl<T> RouteTable<T> {
     /// Orders and indexes routes.
-    pub fn build(mut routes: Vec<Route<T>>) -> Self {
+    pub fn build(mut routes: Vec<Entry<T>>) -> Self {
         routes.sort_by(|a, b| Reverse(a.priority).cmp(&Reverse(b.priority)).then_with(|| a.name.cmp(&b.name)));
         let mut table = Self { routes: Box::new([]), exact: HashMap::new(), below: HashMap::new(), rest: Vec::new() };
         for (place, route) in routes.iter().enumerate() {
@@ -91,11 +91,11 @@ impl<T> RouteTable<T> {
 
     /// Where the request goes; `None` is a 404. Allocates nothing.
     pub fn find(&self, request: &RequestFacts<'_>) -> Option<&T> {
-        self.find_route(request).map(|route| &route.value)
+        self.find_entry(request).map(|route| &route.value)
     }
 
     /// The route a request takes.
-    pub fn find_route(&self, request: &RequestFacts<'_>) -> Option<&Route<T>> {
+    pub fn find_entry(&self, request: &RequestFacts<'_>) -> Option<&Entry<T>> {
         let host = without_dot(request.host);
         let exact = places(&self.exact, host);
         let below = places(&self.below, below(host));
@@ -104,7 +104,7 @@ impl<T> RouteTable<T> {
     }
 
     /// All routes in the order in which they are asked.
-    pub fn routes(&self) -> &[Route<T>] {
+    pub fn routes(&self) -> &[Entry<T>] {
         &self.routes
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         let route = |(value, (rule, priority, name)): (usize, &(&str, i64, &str))| {
             let tree = rule::parse(rule).unwrap();
             let priority = if *priority == 0 { tree.default_priority() } else { *priority };
-            Route { matcher: rule::http::compile(&tree).unwrap(), priority, name: Name::new(*name, "file"), value }
+            Entry { matcher: rule::http::compile(&tree).unwrap(), priority, name: Name::new(*name, "file"), value }
         };
         RouteTable::build(routes.iter().enumerate().map(route).collect())
     }

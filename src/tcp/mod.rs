@@ -1,7 +1,6 @@
 //! Raw TCP routes: a connection is dialled to a server of its service, and bytes go both ways until both sides have ended.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,8 +9,11 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::clock;
+use crate::health::Attempt;
 use crate::listener::{Counters, Pipe, Refused};
-use crate::routing::tcp::{Dial, TcpTarget};
+use crate::routing::server::InFlight;
+use crate::routing::service::Service;
 
 /// How long a dial may take, as Traefik's `dialTimeout`.
 const DIAL_MAX: Duration = Duration::from_secs(30);
@@ -21,45 +23,43 @@ const DIALS_MAX: usize = 3;
 const COPY_BYTES: usize = 16 * 1024;
 
 /// Serves one connection until both sides have ended. What was read of it already is sent first.
-pub(crate) async fn serve(pipe: Pipe, target: &TcpTarget, counters: &Counters) {
-    let Some((mut server, address)) = dial(target).await else {
+pub(crate) async fn serve(pipe: Pipe, service: &Service, counters: &Counters) {
+    let Some((mut stream, guard)) = dial(service).await else {
         counters.refuse(Refused::NoTcpServer);
         return;
     };
+    let server = &guard.server().authority;
     let (client, begun) = pipe.into_parts();
     let mut client = Counted { client, counters, received: begun.len() as u64, sent: 0 };
     counters.count_tcp_bytes(client.received, 0);
-    let ended = copy(&mut client, &mut server, &begun).await;
+    let ended = copy(&mut client, &mut stream, &begun).await;
     let Counted { received, sent, .. } = client;
     match ended {
-        Ok(()) => tracing::debug!(service = %target.service, server = %address, received, sent, "TCP connection ended"),
-        Err(error) => {
-            tracing::debug!(service = %target.service, server = %address, received, sent, %error, "TCP connection failed");
-        }
+        Ok(()) => tracing::debug!(service = %service.label, server, received, sent, "TCP connection ended"),
+        Err(error) => tracing::debug!(service = %service.label, server, received, sent, %error, "TCP connection failed"),
     }
 }
 
-/// The first server that answers.
-async fn dial(target: &TcpTarget) -> Option<(TcpStream, SocketAddr)> {
+/// The first server that answers, counted in.
+async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
     let mut tried = Vec::new();
-    while tried.len() < DIALS_MAX {
-        let address = (target.pick)(&tried)?;
-        match tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await {
+    for _ in 0..DIALS_MAX {
+        let (server, address) = service.choose_dial(clock::now(), &tried)?;
+        let failure = match tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                (target.record)(address, Dial::Connected);
+                service.record_health(&server, clock::now(), Attempt::Ok);
                 // A socket that refuses the option still carries bytes.
                 let _ = stream.set_nodelay(true);
-                return Some((stream, address));
+                return Some((stream, server.enter()));
             }
-            Ok(Err(error)) => {
-                tracing::info!(service = %target.service, server = %address, %error, "could not dial a TCP server");
-            }
-            Err(_) => {
-                tracing::info!(service = %target.service, server = %address, timeout = ?DIAL_MAX, "dialling a TCP server took too long");
-            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => format!("no answer in {} s", DIAL_MAX.as_secs()),
+        };
+        tracing::info!(service = %service.label, server = server.authority, error = failure, "could not dial a TCP server");
+        service.record_health(&server, clock::now(), Attempt::Refused);
+        if !server.turn_address() {
+            tried.push(server);
         }
-        (target.record)(address, Dial::Failed);
-        tried.push(address);
     }
     None
 }

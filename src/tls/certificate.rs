@@ -10,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate};
 
 use crate::config::dynamic::CertificateFiles;
 use crate::config::problem::{Problem, Problems};
@@ -37,6 +37,12 @@ pub struct Certificate {
     pub sans: String,
     /// The subject's common name; empty when it has none.
     pub common_name: String,
+    /// SHA-256 of the certificate itself, in hex.
+    pub fingerprint: String,
+    /// The issuer's organisation; empty when it names none.
+    pub issuer_organisation: String,
+    /// The issuer's common name; empty when it names none.
+    pub issuer_name: String,
     /// The serial number in decimal, as Traefik prints it.
     pub serial: String,
     /// From when it is valid.
@@ -97,6 +103,9 @@ impl Certificate {
             addresses,
             sans,
             common_name: common_name.to_owned(),
+            fingerprint: fingerprint(&leaf),
+            issuer_organisation: first_text(x509.issuer().iter_organization()),
+            issuer_name: first_text(x509.issuer().iter_common_name()),
             serial: x509.tbs_certificate.serial.to_string(),
             not_before: time(x509.validity().not_before.timestamp()),
             not_after: time(x509.validity().not_after.timestamp()),
@@ -127,6 +136,15 @@ impl Certificate {
             }
         }
     }
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn first_text<'c>(mut attributes: impl Iterator<Item = &'c AttributeTypeAndValue<'c>>) -> String {
+    attributes.next().and_then(|attribute| attribute.as_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// Reads every certificate that the configuration names. A bad one is a problem and costs only itself.

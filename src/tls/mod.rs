@@ -6,6 +6,7 @@
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 pub mod certificate;
+pub mod challenge;
 pub mod cipher;
 pub mod options;
 pub mod store;

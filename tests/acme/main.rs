@@ -154,7 +154,7 @@ async fn a_name_that_cannot_be_verified_waits_and_the_others_do_not() {
     edge.serial("a.test").await;
     assert_eq!(
         site.challenges.answer("/.well-known/acme-challenge/x", "a.test"),
-        tidegate::acme::challenge::ChallengeAnswer::Unknown
+        tidegate::tls::challenge::ChallengeAnswer::Unknown
     );
     edge.stop().await;
 }

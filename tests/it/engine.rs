@@ -1,16 +1,12 @@
 //! What we rely on in the engine, one test a promise, so that its next release is a day's work.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tidegate::listener::{Phase, Refused};
-use tidegate::names::Name;
-use tidegate::routing::tcp::{Dial, EntrypointRoutes, HttpsOptions, PlainRoute, TcpTarget, TlsRoute};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::raw::{Client, PATIENCE, Server, Step, edge, nobody, wait_for};
+use crate::support::raw::{PATIENCE, Server, Step, edge, nobody, wait_for};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -305,138 +301,13 @@ async fn h2_with_prior_knowledge_is_served_on_a_plain_port() {
     tokio::time::timeout(PATIENCE, driver).await.unwrap().unwrap().unwrap();
 }
 
-fn certificate(name: &str) -> (Arc<rustls::ServerConfig>, rustls::pki_types::CertificateDer<'static>) {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (Arc::new(config), cert.der().clone())
-}
-
-async fn connect_tls(
-    address: std::net::SocketAddr,
-    name: &'static str,
-    root: rustls::pki_types::CertificateDer<'static>,
-    alpn: &[&[u8]],
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(root).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector.connect(ServerName::try_from(name).unwrap(), TcpStream::connect(address).await?).await
-}
-
-fn target(address: std::net::SocketAddr) -> Arc<TcpTarget> {
-    let pick = Box::new(move |tried: &[std::net::SocketAddr]| (!tried.contains(&address)).then_some(address));
-    Arc::new(TcpTarget { service: Name::new("tcp", "test"), pick, record: Box::new(|_, _| ()) })
-}
-
-#[tokio::test]
-async fn the_server_name_decides_between_https_and_tcp() {
-    let (own, own_root) = certificate("own.test");
-    let (backend, backend_root) = certificate("pass.test");
-    // A TCP server that speaks TLS itself.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let pass = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let acceptor = tokio_rustls::TlsAcceptor::from(backend);
-        while let Ok((socket, _)) = listener.accept().await {
-            let mut client = Client::new(acceptor.accept(socket).await.unwrap());
-            client.until("ping").await;
-            client.send("pass").await;
-        }
-    });
-    let plain = Server::start(vec![Step::Until("ping"), Step::Send(b"inside"), Step::Close]).await;
-
-    let mut routes = EntrypointRoutes::default();
-    routes.https.exact.insert("own.test".to_owned(), HttpsOptions { config: own.clone(), id: 7 });
-    let rule = |name: &'static str| Box::new(move |facts: &tidegate::routing::tcp::TcpFacts<'_>| facts.server_name == Some(name));
-    routes.tls = vec![
-        TlsRoute { matches: rule("pass.test"), is_catch_all: false, terminate: None, target: target(pass) },
-        TlsRoute {
-            matches: rule("end.test"),
-            is_catch_all: false,
-            terminate: Some(certificate("end.test").0),
-            target: target(plain.address),
-        },
-    ];
-    let (end, end_root) = certificate("end.test");
-    routes.tls[1].terminate = Some(end);
-    let edge = edge().routes(routes).start();
-
-    let mut h1 = Client::new(connect_tls(edge.address, "own.test", own_root.clone(), &[b"http/1.1"]).await.unwrap());
-    for _ in 0..2 {
-        h1.send("GET /own HTTP/1.1\r\nHost: own.test\r\n\r\n").await;
-        assert!(h1.answer().await.ends_with("own"));
-    }
-    let h2 = connect_tls(edge.address, "own.test", own_root, &[b"h2"]).await.unwrap();
-    let (h2, connection) = h2::client::handshake(h2).await.unwrap();
-    tokio::spawn(connection);
-    let (answer, _) =
-        h2.ready().await.unwrap().send_request(http::Request::get("https://own.test/own").body(()).unwrap(), true).unwrap();
-    assert_eq!(answer.await.unwrap().status(), 200);
-    assert_eq!(*edge.seen.lock().unwrap(), vec!["web 127.0.0.1 Some(Some(\"own.test\"))"; 3]);
-
-    let mut pass = Client::new(connect_tls(edge.address, "pass.test", backend_root, &[]).await.unwrap());
-    pass.send("ping").await;
-    assert_eq!(pass.exactly(4).await, "pass", "its own certificate, unopened");
-    let mut inside = Client::new(connect_tls(edge.address, "end.test", end_root.clone(), &[]).await.unwrap());
-    inside.send("ping").await;
-    assert_eq!(inside.exactly(6).await, "inside");
-
-    let refused = connect_tls(edge.address, "nobody.test", end_root, &[]).await.unwrap_err();
-    assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
-    assert_eq!(edge.counters.refused(Refused::NoTlsRoute), 1);
-    assert!(
-        edge.ask("GET /own HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.ends_with("own"),
-        "plain HTTP on the same port"
-    );
-    edge.ask(b"\x16\x03\x01\x00\x05hello").await;
-    assert_eq!(edge.counters.refused(Refused::Handshake), 1);
-    assert!(edge.counters.tcp_bytes_received() > 0 && edge.counters.tcp_bytes_sent() > 0);
-}
-
-#[tokio::test]
-async fn a_tcp_server_that_speaks_first_is_heard_and_half_ends_are_passed_on() {
-    let server = Server::start(vec![Step::Send(b"hello"), Step::Drain, Step::Send(b"bye"), Step::Close]).await;
-    let dials = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (addresses, log) = ([nobody(), server.address], dials.clone());
-    let target = TcpTarget {
-        service: Name::new("jmx", "test"),
-        pick: Box::new(move |tried| addresses.iter().find(|address| !tried.contains(address)).copied()),
-        record: Box::new(move |_, dial| log.lock().unwrap().push(dial)),
-    };
-    let plain = vec![PlainRoute { matches: Box::new(|_| true), target: Arc::new(target) }];
-    let edge = edge().routes(EntrypointRoutes { plain, ..Default::default() }).start();
-    let mut client = edge.connect().await;
-    assert_eq!(client.exactly(5).await, "hello");
-    client.send("data").await;
-    tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await.unwrap();
-    assert_eq!(client.rest().await, "bye", "an answer after the client's end");
-    assert_eq!(server.received(), "data");
-    assert_eq!(*dials.lock().unwrap(), [Dial::Failed, Dial::Connected]);
-    wait_for(|| edge.counters.tcp_bytes_received() == 4 && edge.counters.tcp_bytes_sent() == 8).await;
-}
-
 #[tokio::test]
 async fn a_drain_lets_an_idle_client_send_one_more_request() {
     let edge = edge().start();
     let mut client = edge.connect().await;
     client.send("GET /own HTTP/1.1\r\nHost: a\r\n\r\n").await;
     client.answer().await;
-    assert_eq!(edge.open.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(edge.counters.connections(), 1);
     edge.drain.enter(Phase::AcceptGrace);
     client.send("GET /own HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(!client.answer().await.contains("close"), "still accepting");

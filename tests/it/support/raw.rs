@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::prelude::{Error, HttpPeer, ProxyHttp, RequestHeader, Session};
 use pingora::server::configuration::ServerConf;
@@ -15,8 +13,8 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::http_proxy;
 use tidegate::config::install;
 use tidegate::listener::{self, Counters, Drain, Front, Shared, connection_of};
+use tidegate::observe::metrics::Metrics;
 use tidegate::routing::entrypoint::Entrypoint;
-use tidegate::routing::tcp::EntrypointRoutes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -93,7 +91,6 @@ pub struct Edge {
     pub address: SocketAddr,
     pub counters: Arc<Counters>,
     pub drain: Arc<Drain>,
-    pub open: Arc<AtomicI64>,
     pub seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -102,7 +99,6 @@ pub struct Edge {
 pub struct EdgeBuilder {
     servers: VecDeque<HttpPeer>,
     settings: install::Entrypoint,
-    routes: EntrypointRoutes,
     connections_max: Option<usize>,
 }
 
@@ -130,11 +126,6 @@ impl EdgeBuilder {
         self
     }
 
-    pub fn routes(mut self, routes: EntrypointRoutes) -> Self {
-        self.routes = routes;
-        self
-    }
-
     pub fn connections_max(mut self, max: usize) -> Self {
         self.connections_max = Some(max);
         self
@@ -149,13 +140,13 @@ impl EdgeBuilder {
             drain: Arc::new(Drain::default()),
             connections_max: self.connections_max.unwrap_or(1000),
         };
-        let socket = listener::bind("127.0.0.1:0").unwrap();
+        let socket = listener::bind("127.0.0.1:0").unwrap().listen().unwrap();
         let address = socket.local_addr().unwrap();
-        let entrypoint = Entrypoint { name: "web".into(), index: 0, settings: self.settings };
-        let open = Arc::new(AtomicI64::new(0));
-        let front = Front::new(Arc::new(entrypoint), Arc::new(ArcSwap::from_pointee(self.routes)), open.clone(), &shared);
+        let entrypoint = Arc::new(Entrypoint::new("web", 0, self.settings, "test"));
+        let metrics = Metrics::new(&install::Prometheus::default(), false).entrypoint("web");
+        let front = Front::new(entrypoint, Arc::default(), metrics, &shared);
         listener::serve(socket, Arc::new(front)).unwrap();
-        Edge { address, counters: shared.counters, drain: shared.drain, open, seen }
+        Edge { address, counters: shared.counters, drain: shared.drain, seen }
     }
 }
 
@@ -179,10 +170,6 @@ pub struct Client<S> {
 }
 
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, unread: Vec::new() }
-    }
-
     /// Failure is none: the other side may have closed already.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;

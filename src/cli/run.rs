@@ -1,0 +1,155 @@
+//! `tidegate [run]`: serves until told to stop.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Loaded, check, load};
+use crate::app::{self, Running};
+use crate::config::install::Install;
+use crate::config::problem::{Problem, Severity};
+use crate::observe::log::Log;
+
+/// Reads the install configuration, starts, serves, and ends on SIGTERM or SIGINT.
+pub fn run(flags: &[String]) -> ExitCode {
+    let loaded = load(flags);
+    let Loaded { install: Some(install), problems, .. } = loaded else {
+        let report = check::report(&[check::install(&loaded)]);
+        // A closed standard error changes nothing about the refusal.
+        let _ = std::io::stderr().write_all(report.as_bytes());
+        return ExitCode::FAILURE;
+    };
+    let log = match Log::install(&install.log, jiff::tz::TimeZone::system()) {
+        Ok(log) => log,
+        Err(error) => return refuse(&chain(&error)),
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "tidegate starts");
+    say(&problems);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("runtime cannot be started: {error}")),
+    };
+    runtime.block_on(serve(install, log))
+}
+
+async fn serve(install: Install, log: Log) -> ExitCode {
+    let signals = Signals::new();
+    let mut signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => return refuse(&format!("signals cannot be received: {error}")),
+    };
+    let running = match app::start(install, Some(log), &|name| std::env::var(name).ok()).await {
+        Ok(running) => running,
+        Err(error) => return refuse(&chain(&error)),
+    };
+    tokio::select! {
+        biased;
+        () = signals.until_stop(&running) => return stop(running).await,
+        listening = running.listening() => if let Err(failure) = listening {
+            return refuse(&failure);
+        },
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+    tokio::select! {
+        biased;
+        () = signals.until_stop(&running) => {}
+        () = keep_watchdog_fed() => {}
+    }
+    stop(running).await
+}
+
+async fn stop(running: Running) -> ExitCode {
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("draining");
+    let left = running.stop().await;
+    if left > 0 {
+        tracing::warn!(left, "connections were cut off, their time was over");
+    }
+    tracing::info!("tidegate ends");
+    ExitCode::SUCCESS
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Obeys signals until one says stop.
+    async fn until_stop(&mut self, running: &Running) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::info!("reading dynamic files again");
+                    running.reload();
+                }
+                _ = self.reopen.recv() => {
+                    running.reopen_logs();
+                    tracing::info!("reopened logs");
+                }
+            }
+        }
+    }
+}
+
+/// Tells systemd that we live, twice as often as it asks for. Never ends.
+async fn keep_watchdog_fed() {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut pace = tokio::time::interval((patience / 2).max(Duration::from_millis(100)));
+    loop {
+        pace.tick().await;
+        notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+/// Tells systemd, if it started us.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "could not notify systemd");
+    }
+}
+
+fn say(problems: &[Problem]) {
+    for problem in problems {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+        }
+    }
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Says why there is no start, where it is read: on standard error, and in the log.
+fn refuse(reason: &str) -> ExitCode {
+    tracing::error!("{reason}");
+    // A closed standard error changes nothing about the refusal.
+    let _ = writeln!(std::io::stderr(), "tidegate: {reason}");
+    ExitCode::FAILURE
+}

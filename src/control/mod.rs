@@ -1,0 +1,544 @@
+//! The only writer: one task that merges what the providers say, compiles it, publishes it, and steps the rollouts.
+//!
+//! Endpoint changes are applied at once; only rebuilds of routers are coalesced (`providersThrottleDuration`).
+//! Requests never wait for it: they read what it published last.
+
+pub mod check;
+pub mod compile;
+mod connections;
+pub mod files;
+mod registry;
+mod resolve;
+mod weigh;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hickory_resolver::TokioResolver;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::check::Checker;
+use self::compile::{Compiled, INTERNAL, Input};
+use self::files::Files;
+use self::registry::{Layer, Registry};
+use self::weigh::{Time, ToDo, Weighing};
+use crate::acme::run::Wanted;
+use crate::catalog::{self, Memory, TranslateSettings};
+use crate::clock;
+use crate::config::dynamic::{Definitions, Endpoint, HealthCheck, Provided};
+use crate::config::install::{Install, RolloutSettings};
+use crate::config::problem::{Problem, Problems, Severity};
+use crate::names::{Name, Share};
+use crate::observe::metrics::{Metrics, Published, RolloutSeen};
+use crate::provider::consul::state::ConsulState;
+use crate::provider::file::FileState;
+use crate::rollout::Report;
+use crate::routing::entrypoint::Entrypoint;
+use crate::routing::server::Server;
+use crate::routing::snapshot::SnapshotHandle;
+use crate::routing::tcp::EntrypointRoutes;
+use crate::tls::certificate;
+use crate::tls::options::TlsConfigs;
+use crate::tls::store::CertificateStore;
+
+/// Probe answers that may wait for us.
+const PROBED_MAX: usize = 1024;
+/// The provider of what stands in files.
+const FILE: &str = "file";
+/// The provider of what stands in Consul's tags.
+const CONSUL: &str = "consulcatalog";
+
+/// What control reads.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The catalog, when Consul is a provider.
+    pub consul: Option<watch::Receiver<ConsulState>>,
+    /// The files, when they are a provider.
+    pub files: Option<watch::Receiver<Option<FileState>>>,
+}
+
+/// Where control writes.
+#[derive(Debug)]
+pub struct Outputs {
+    /// What requests read.
+    pub snapshots: Arc<SnapshotHandle>,
+    /// What connections read, by entrypoint index.
+    pub connections: Vec<Arc<ArcSwap<EntrypointRoutes>>>,
+    /// What handshakes read.
+    pub certificates: Arc<CertificateStore>,
+    /// What the certificate resolvers are to obtain.
+    pub wanted: watch::Sender<Wanted>,
+    /// Where rollouts stand, for the API.
+    pub rollouts: Arc<ArcSwap<BTreeMap<Name, serde_json::Value>>>,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// True once the first snapshot that holds every provider's word is published.
+    pub ready: watch::Sender<bool>,
+}
+
+/// The control task's state.
+pub struct Control {
+    install: Arc<Install>,
+    entrypoints: Vec<Arc<Entrypoint>>,
+    outputs: Outputs,
+    provided: BTreeMap<Arc<str>, Arc<Provided>>,
+    /// The definitions that the present snapshot was compiled from.
+    compiled: BTreeMap<Arc<str>, Definitions>,
+    generation: u64,
+    registry: Registry,
+    weighings: BTreeMap<(Layer, Name), Weighing>,
+    tls: TlsConfigs,
+    translate: Option<TranslateSettings>,
+    memory: Memory,
+    files: Files,
+    /// When the pending rebuild is due, if there is one.
+    rebuild_at: Option<Instant>,
+    rebuilt_at: Option<Instant>,
+    /// What the last compilation found wrong.
+    compile_problems: Problems,
+    /// What was said of problems last, so that nothing is said twice.
+    said: Vec<String>,
+    started: Instant,
+    checker: Checker,
+    resolver: Arc<TokioResolver>,
+    /// Tasks that check servers, by service.
+    checks: BTreeMap<Name, (Arc<HealthCheck>, Vec<AbortHandle>)>,
+    probed: mpsc::Sender<Probe>,
+}
+
+/// The answer to a probe.
+struct Probe {
+    service: (Layer, Name),
+    status: Option<u16>,
+}
+
+/// Why control cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No randomness for TLS tickets.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    /// The client for probes and health checks.
+    #[error("the client for health checks cannot be made")]
+    Checker(#[from] reqwest::Error),
+    /// The resolver of servers' names.
+    #[error("the resolver of names cannot be made: {0}")]
+    Resolver(String),
+}
+
+impl Control {
+    /// Sets up control and publishes a snapshot with what the install configuration alone gives: ping, API, metrics.
+    pub fn new(
+        install: Arc<Install>,
+        entrypoints: Vec<Arc<Entrypoint>>,
+        outputs: Outputs,
+    ) -> Result<(Self, ControlTask), ControlError> {
+        let (translate, problems) = match &install.providers.consul_catalog {
+            Some(consul) => {
+                let (settings, problems) = TranslateSettings::new(consul, &install.own);
+                (Some(settings), problems)
+            }
+            None => (None, Problems::new()),
+        };
+        say(&problems, &mut Vec::new());
+        let (probed, answers) = mpsc::channel(PROBED_MAX);
+        let mut control = Self {
+            tls: TlsConfigs::new(Arc::clone(&outputs.certificates))?,
+            checker: Checker::new()?,
+            resolver: Arc::new(resolve::resolver().map_err(ControlError::Resolver)?),
+            install,
+            entrypoints,
+            outputs,
+            provided: BTreeMap::new(),
+            compiled: BTreeMap::new(),
+            generation: 0,
+            registry: Registry::default(),
+            weighings: BTreeMap::new(),
+            translate,
+            memory: Memory::default(),
+            files: Files::default(),
+            rebuild_at: None,
+            rebuilt_at: None,
+            compile_problems: Problems::new(),
+            said: Vec::new(),
+            started: clock::now(),
+            checks: BTreeMap::new(),
+            probed,
+        };
+        control.rebuild(control.started);
+        control.rebuilt_at = None;
+        Ok((control, ControlTask { answers }))
+    }
+
+    fn time(&self) -> Time {
+        let now = clock::now();
+        Time { now, since_start: now.saturating_duration_since(self.started) }
+    }
+
+    /// A provider says something new.
+    fn take(&mut self, provider: &str, provided: Provided) {
+        let provider: Arc<str> = provider.into();
+        let needs_rebuild = self.compiled.get(&provider) != Some(&provided.definitions);
+        self.provided.insert(Arc::clone(&provider), Arc::new(provided));
+        self.apply_endpoints(&provider);
+        if needs_rebuild {
+            let now = clock::now();
+            let due = self.rebuilt_at.map_or(now, |last| (last + self.install.providers.throttle).max(now));
+            self.rebuild_at = Some(self.rebuild_at.map_or(due, |pending| pending.min(due)));
+        }
+        self.say_problems();
+    }
+
+    /// Gives the services of a provider the servers it says they have.
+    fn apply_endpoints(&mut self, provider: &Arc<str>) {
+        let Some(provided) = self.provided.get(provider).cloned() else { return };
+        for (layer, endpoints) in [(Layer::Http, &provided.endpoints.http), (Layer::Tcp, &provided.endpoints.tcp)] {
+            for (name, endpoints) in endpoints {
+                self.see((layer, Name::new(name.as_str(), Arc::clone(provider))), endpoints);
+            }
+        }
+    }
+
+    fn see(&mut self, key: (Layer, Name), endpoints: &[Endpoint]) {
+        let time = self.time();
+        // A service that is not compiled yet gets its servers when it is.
+        let Some(service) = self.registry.find(key.0, &key.1) else { return };
+        let settings = rollout_settings(&self.install.own.rollout, key.0, &service.settings().rollout);
+        let weighing = self.weighings.entry(key.clone()).or_insert_with(|| Weighing::new(Arc::clone(service), time.since_start));
+        weighing.configure(settings);
+        let to_do = weighing.see(time, endpoints);
+        self.carry_out(&key, to_do);
+    }
+
+    fn carry_out(&mut self, key: &(Layer, Name), to_do: ToDo) {
+        for server in to_do.joined {
+            self.watch_server(key, &server);
+        }
+        if let Some((server, path)) = to_do.probe {
+            let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
+            tokio::spawn(async move {
+                let status = checker.probe(&server, &path).await;
+                if let Err(error) = &status {
+                    tracing::debug!(server = server.url, error, "canary did not answer a probe");
+                }
+                // Nobody listens any more only when the process ends.
+                let _ = probed.send(Probe { service, status: status.ok() }).await;
+            });
+        }
+        self.publish_report(key);
+    }
+
+    /// Counts, resolves and checks a server as long as it is there.
+    fn watch_server(&mut self, key: &(Layer, Name), server: &Arc<Server>) {
+        if key.0 == Layer::Http {
+            server.set_metrics(self.outputs.metrics.server(&key.1.to_string(), &server.url));
+        }
+        if server.is_named() {
+            tokio::spawn(resolve::follow(Arc::clone(&self.resolver), Arc::downgrade(server)));
+        }
+        if let Some((check, tasks)) = self.checks.get_mut(&key.1).filter(|_| key.0 == Layer::Http) {
+            let task = tokio::spawn(check::follow(self.checker.clone(), Arc::downgrade(server), Arc::clone(check)));
+            tasks.retain(|task| !task.is_finished());
+            tasks.push(task.abort_handle());
+        }
+    }
+
+    /// Compiles everything and publishes it.
+    fn rebuild(&mut self, now: Instant) {
+        self.generation += 1;
+        let input = Input {
+            generation: self.generation,
+            install: &self.install,
+            entrypoints: &self.entrypoints,
+            provided: &self.provided,
+            metrics: &self.outputs.metrics,
+        };
+        let compiled = compile::compile(&input, &mut self.registry, &mut self.tls);
+        self.compiled =
+            self.provided.iter().map(|(provider, provided)| (Arc::clone(provider), provided.definitions.clone())).collect();
+        self.rebuild_at = None;
+        self.rebuilt_at = Some(now);
+        self.follow_checks(&compiled);
+        let providers: Vec<Arc<str>> = self.provided.keys().cloned().collect();
+        for provider in &providers {
+            self.apply_endpoints(provider);
+        }
+        self.publish(compiled, clock::now().saturating_duration_since(now));
+    }
+
+    /// Starts and ends the health checks that definitions ask for.
+    fn follow_checks(&mut self, compiled: &Compiled) {
+        let mut wanted = BTreeMap::new();
+        for (name, service) in &compiled.snapshot.services {
+            if let Some(check) = service.settings().health_check.clone() {
+                wanted.insert(name.clone(), (check, Arc::clone(service)));
+            }
+        }
+        self.checks.retain(|name, (check, tasks)| {
+            let is_wanted = wanted.get(name).is_some_and(|(now, _)| **now == **check);
+            if !is_wanted {
+                tasks.iter().for_each(AbortHandle::abort);
+            }
+            is_wanted
+        });
+        for (name, (check, service)) in wanted {
+            if self.checks.contains_key(&name) {
+                continue;
+            }
+            self.checks.insert(name.clone(), (check, Vec::new()));
+            for member in service.arms().members() {
+                self.watch_server(&(Layer::Http, name.clone()), &member.server);
+            }
+        }
+    }
+
+    fn publish(&mut self, compiled: Compiled, compile: Duration) {
+        let Compiled { snapshot, connections, wanted, problems } = compiled;
+        let routers = snapshot.report.routers.len() + snapshot.report.tcp_routers.len();
+        let (services, tcp_services) = (snapshot.services.clone(), snapshot.tcp_services.clone());
+        self.publish_certificates();
+        for (handle, routes) in self.outputs.connections.iter().zip(connections) {
+            handle.store(Arc::new(routes));
+        }
+        self.outputs.snapshots.publish(snapshot);
+        let is_there = |layer: Layer, name: &Name| match layer {
+            Layer::Http => services.contains_key(name),
+            Layer::Tcp => tcp_services.contains_key(name),
+        };
+        self.registry.retain(is_there);
+        self.weighings.retain(|(layer, name), _| is_there(*layer, name));
+        self.outputs.wanted.send_if_modified(|now| {
+            let new: Wanted = wanted.into_iter().collect();
+            let is_new = *now != new;
+            *now = new;
+            is_new
+        });
+        self.compile_problems = problems;
+        self.say_problems();
+        self.outputs.metrics.config_published(Published {
+            now: clock::wall(),
+            generation: self.generation,
+            routers,
+            services: services.len() + tcp_services.len(),
+            compile,
+        });
+        tracing::info!(
+            generation = self.generation,
+            routers,
+            services = services.len() + tcp_services.len(),
+            "published configuration"
+        );
+    }
+
+    /// Certificates from files; unreadable ones are problems and cost only themselves.
+    fn publish_certificates(&mut self) {
+        let mut files = Vec::new();
+        let mut default = None;
+        for provided in self.provided.values() {
+            files.extend(provided.definitions.tls.certificates.iter().cloned());
+            default = default.or_else(|| provided.definitions.tls.default_certificate.clone());
+        }
+        let (loaded, problems) = certificate::load_all(&files);
+        let (default, more) = certificate::load_all(default.as_slice());
+        say(&problems, &mut self.said);
+        say(&more, &mut self.said);
+        self.outputs.certificates.publish_files(&loaded, default.first());
+    }
+
+    /// Logs what is wrong and was not said before.
+    fn say_problems(&mut self) {
+        let all: Vec<Problem> = self
+            .provided
+            .values()
+            .flat_map(|provided| &provided.problems)
+            .chain(self.files.problems())
+            .chain(&self.compile_problems)
+            .cloned()
+            .collect();
+        let errors = all.iter().filter(|problem| problem.severity == Severity::Error).count();
+        self.outputs.metrics.set_problems((all.len() - errors) as u64, errors as u64);
+        say(&all, &mut self.said);
+    }
+
+    fn publish_report(&self, key: &(Layer, Name)) {
+        let Some(weighing) = self.weighings.get(key).filter(|_| key.0 == Layer::Http) else { return };
+        let report = weighing.report();
+        self.outputs.metrics.rollout(&key.1.to_string()).set(rollout_seen(&report));
+        let mut all = BTreeMap::clone(&self.outputs.rollouts.load());
+        match serde_json::to_value(&report) {
+            Ok(value) if report.version.is_some() => drop(all.insert(key.1.clone(), value)),
+            _ => drop(all.remove(&key.1)),
+        }
+        self.outputs.rollouts.store(Arc::new(all));
+    }
+
+    /// When something has to be done without anybody asking.
+    fn wake_at(&self) -> Instant {
+        let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.started + step);
+        let idle = clock::now() + Duration::from_secs(3600);
+        [self.rebuild_at, self.files.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
+    }
+
+    fn wake(&mut self) {
+        let time = self.time();
+        if self.rebuild_at.is_some_and(|due| due <= time.now) {
+            self.rebuild(time.now);
+        }
+        if self.files.deadline().is_some_and(|due| due <= time.now)
+            && let Some(provided) = self.files.believe(time.now)
+        {
+            self.take(FILE, provided);
+        }
+        let due: Vec<(Layer, Name)> = self
+            .weighings
+            .iter()
+            .filter(|(_, weighing)| weighing.next_step() <= time.since_start)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            if let Some(to_do) = self.weighings.get_mut(&key).map(|weighing| weighing.step(time, None)) {
+                self.carry_out(&key, to_do);
+            }
+        }
+    }
+
+    fn answer_probe(&mut self, probe: Probe) {
+        let time = self.time();
+        if let Some(to_do) = self.weighings.get_mut(&probe.service).map(|weighing| weighing.probed(time, probe.status)) {
+            self.carry_out(&probe.service, to_do);
+        }
+    }
+
+    fn take_catalog(&mut self, state: &ConsulState) {
+        self.outputs.metrics.set_consul_up(state.reachable);
+        let Some(settings) = &self.translate else { return };
+        let (provided, memory) = catalog::translate(&state.catalog, settings, &self.memory);
+        self.memory = memory;
+        self.take(CONSUL, provided);
+    }
+
+    fn take_files(&mut self, state: &FileState) {
+        if let Some(provided) = self.files.take(clock::now(), state) {
+            self.take(FILE, provided);
+        }
+    }
+
+    /// Whether every provider has had its first word. `Internal` needs none.
+    fn is_complete(&self, inputs: &Inputs) -> bool {
+        let has_consul = inputs.consul.is_none() || self.provided.contains_key(CONSUL);
+        let has_files = inputs.files.is_none() || self.provided.contains_key(FILE);
+        has_consul && has_files && self.rebuild_at.is_none() && INTERNAL != CONSUL
+    }
+}
+
+/// The half of control that only its task uses.
+pub struct ControlTask {
+    answers: mpsc::Receiver<Probe>,
+}
+
+/// Runs control until `shutdown`.
+pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, shutdown: CancellationToken) {
+    let mut answers = task.answers;
+    loop {
+        if !*control.outputs.ready.borrow() && control.is_complete(&inputs) {
+            control.outputs.ready.send_replace(true);
+        }
+        let wake_at = control.wake_at();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            Some(state) = next_catalog(&mut inputs.consul) => control.take_catalog(&state),
+            Some(state) = next_files(&mut inputs.files) => control.take_files(&state),
+            Some(probe) = answers.recv() => control.answer_probe(probe),
+            () = tokio::time::sleep_until(wake_at.into()) => {}
+        }
+        control.wake();
+    }
+}
+
+/// The next state of the catalog that is whole. Never comes when Consul is no provider, or its task has ended.
+async fn next_catalog(consul: &mut Option<watch::Receiver<ConsulState>>) -> Option<ConsulState> {
+    let Some(receiver) = consul else { return std::future::pending().await };
+    loop {
+        if receiver.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let state = receiver.borrow_and_update().clone();
+        if state.is_complete {
+            return Some(state);
+        }
+    }
+}
+
+async fn next_files(files: &mut Option<watch::Receiver<Option<FileState>>>) -> Option<FileState> {
+    let Some(receiver) = files else { return std::future::pending().await };
+    loop {
+        if receiver.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Some(state) = receiver.borrow_and_update().clone() {
+            return Some(state);
+        }
+    }
+}
+
+/// The rollout settings of one service: the install configuration's, as far as its own tags do not say otherwise. Raw TCP
+/// shows no answers, so newcomers there are not judged.
+fn rollout_settings(install: &RolloutSettings, layer: Layer, own: &BTreeMap<String, String>) -> RolloutSettings {
+    let mut settings = install.clone();
+    if layer == Layer::Tcp {
+        settings.enabled = false;
+    }
+    // Values were checked where the tags were read.
+    if let Some(enabled) = own.get("enabled").and_then(|text| crate::config::node::parse_bool(text)) {
+        settings.enabled &= enabled;
+    }
+    if let Some(path) = own.get("probepath") {
+        settings.probe_path.clone_from(path);
+    }
+    if let Some(span) = own.get("warmup").and_then(|text| crate::config::node::parse_duration(text)) {
+        settings.warm_up = span;
+    }
+    if let Some(text) = own.get("newcomers") {
+        settings.newcomers = if text.eq_ignore_ascii_case("weigh") {
+            crate::config::install::Newcomers::Weigh
+        } else {
+            crate::config::install::Newcomers::SlowStart
+        };
+    }
+    settings
+}
+
+/// A rollout as the metrics show it.
+fn rollout_seen(report: &Report) -> RolloutSeen {
+    let tests = [
+        ("concurrent", report.evidence_concurrent),
+        ("history", report.evidence_history),
+        ("slow", report.evidence_slow),
+        ("better", report.evidence_better),
+    ];
+    RolloutSeen {
+        share: Share::from_fraction(report.share),
+        phase: report.phase,
+        tests: tests.into_iter().map(|(name, evidence)| (name, evidence, report.threshold)).collect(),
+    }
+}
+
+/// Logs the problems that were not said before, and remembers what holds now.
+fn say(problems: &[Problem], said: &mut Vec<String>) {
+    for problem in problems {
+        let text = problem.to_string();
+        if said.contains(&text) {
+            continue;
+        }
+        match problem.severity {
+            Severity::Error => tracing::error!("{text}"),
+            Severity::Warning => tracing::warn!("{text}"),
+        }
+        said.push(text);
+    }
+}

@@ -1,0 +1,212 @@
+//! One service's servers and its rollout, as control drives them: who is there, who is canary, and how the share moves.
+//!
+//! The machine decides (`rollout`), this carries out: it turns endpoints into long-lived servers, sorts them into arms,
+//! tells the machine what is there and what probes answered, and does what it says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::dynamic::Endpoint;
+use crate::config::install::{Newcomers, RolloutSettings};
+use crate::health::{Standing, Start};
+use crate::names::Track;
+use crate::rollout::tracks::{self, Sighted, Sorted, Tracks};
+use crate::rollout::{Arm, Decision, Machine, Nature, Policy, Probed, Report, Rollout, Situation};
+use crate::routing::server::{Arms, Member, Server};
+use crate::routing::service::Service;
+
+/// What control has to do for a service after a step.
+#[derive(Debug, Default)]
+pub struct ToDo {
+    /// Probe this server for this path and tell the answer by [`Weighing::probed`].
+    pub probe: Option<(Arc<Server>, String)>,
+    /// Servers that are new: their names have to be resolved and their health checked.
+    pub joined: Vec<Arc<Server>>,
+}
+
+/// One service's servers and its rollout.
+#[derive(Debug)]
+pub struct Weighing {
+    service: Arc<Service>,
+    settings: RolloutSettings,
+    rollout: Rollout,
+    tracks: Tracks,
+    sorted: Sorted,
+    /// Keys of instances that were fit at least once: only those take part in a rollout.
+    proven: BTreeSet<String>,
+    endpoints: Vec<Endpoint>,
+    next_step: Duration,
+    probes: usize,
+}
+
+impl Weighing {
+    /// A service that has no servers yet.
+    pub fn new(service: Arc<Service>, now: Duration) -> Self {
+        let settings = RolloutSettings::default();
+        let rollout = Rollout::new(now, &service.ledger, Machine::new(policy(&settings)));
+        let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge };
+        let (tracks, proven, endpoints) = (Tracks::default(), BTreeSet::new(), Vec::new());
+        Self { service, settings, rollout, tracks, sorted, proven, endpoints, next_step: now, probes: 0 }
+    }
+
+    /// Takes over the settings that the serving definition gives it.
+    pub fn configure(&mut self, settings: RolloutSettings) {
+        if self.settings != settings {
+            self.rollout.set_policy(policy(&settings));
+            self.settings = settings;
+            // The arms may be sorted otherwise now.
+            self.endpoints.clear();
+        }
+    }
+
+    /// Where its rollout stands.
+    pub fn report(&self) -> Report {
+        self.rollout.machine().report()
+    }
+
+    /// When it has to be stepped at the latest, on control's timeline.
+    pub fn next_step(&self) -> Duration {
+        self.next_step
+    }
+
+    /// The provider says which endpoints there are. New requests know at once.
+    pub fn see(&mut self, time: Time, endpoints: &[Endpoint]) -> ToDo {
+        if self.endpoints == endpoints {
+            return ToDo::default();
+        }
+        self.endpoints = endpoints.to_vec();
+        let joined = self.arrange(time);
+        ToDo { joined, ..self.step(time, None) }
+    }
+
+    /// A probe was answered.
+    pub fn probed(&mut self, time: Time, status: Option<u16>) -> ToDo {
+        self.step(time, Some(Probed { status }))
+    }
+
+    /// Looks at what requests saw since the last step.
+    pub fn step(&mut self, time: Time, probed: Option<Probed>) -> ToDo {
+        let arms = self.service.arms();
+        let situation = Situation {
+            version: &self.sorted.version,
+            nature: self.sorted.nature,
+            canary: self.arm(&arms, Track::Canary, time.now),
+            stable: self.arm(&arms, Track::Stable, time.now),
+            probed,
+        };
+        let decisions = self.rollout.step(time.since_start, &self.service.ledger, &situation);
+        self.next_step = time.since_start + self.rollout.machine().step_within();
+        let mut to_do = ToDo::default();
+        for decision in decisions {
+            match decision {
+                Decision::Share { .. } | Decision::Note { .. } => {
+                    tracing::info!(service = %self.service.label, version = self.sorted.version, "{decision}");
+                }
+                Decision::Probe => to_do.probe = self.next_probe(&arms).map(|server| (server, self.settings.probe_path.clone())),
+                Decision::Adopt { .. } => {
+                    tracing::info!(service = %self.service.label, version = self.sorted.version, "{decision}");
+                    self.tracks.adopt();
+                    to_do.joined.extend(self.arrange(time));
+                }
+            }
+        }
+        to_do
+    }
+
+    /// Makes servers of the endpoints, keeping those that are still the same, and sorts them into arms. Gives the new ones.
+    fn arrange(&mut self, time: Time) -> Vec<Arc<Server>> {
+        let before = self.service.arms();
+        let was_empty = before.members().is_empty();
+        let mut joined = Vec::new();
+        let mut servers = Vec::with_capacity(self.endpoints.len());
+        for endpoint in &self.endpoints {
+            let same = before.members().iter().map(|member| &member.server).find(|server| is_same(server, endpoint));
+            let server = match same {
+                Some(server) => Arc::clone(server),
+                None => {
+                    let start = if was_empty { Start::Established } else { Start::Fresh };
+                    let server = Arc::new(Server::new(endpoint, time.now, start));
+                    joined.push(Arc::clone(&server));
+                    server
+                }
+            };
+            if let Some(change) = server.update(endpoint, time.now) {
+                tracing::info!(service = %self.service.label, server = server.url, "{change}");
+            }
+            servers.push(server);
+        }
+        self.sort(time);
+        let members = servers.into_iter().zip(&self.sorted.tracks).map(|(server, track)| Member { server, track: *track });
+        self.service.set_arms(Arms::new(members.collect()));
+        joined
+    }
+
+    fn sort(&mut self, time: Time) {
+        let keys: Vec<String> = self.endpoints.iter().map(key).collect();
+        let sighted: Vec<Sighted<'_>> = self
+            .endpoints
+            .iter()
+            .zip(&keys)
+            .map(|(endpoint, key)| Sighted { key, version: endpoint.version.as_deref(), declared: self.declared(endpoint) })
+            .collect();
+        let newcomers = match (self.settings.enabled, self.settings.newcomers) {
+            (true, Newcomers::Weigh) => tracks::Newcomers::Judge,
+            (true, Newcomers::SlowStart) | (false, _) => tracks::Newcomers::SlowStart,
+        };
+        self.sorted = self.tracks.sort(time.since_start, &sighted, newcomers);
+        self.proven.retain(|proven| keys.contains(proven));
+        let fit = self.endpoints.iter().zip(keys).filter(|(endpoint, _)| endpoint.is_passing);
+        self.proven.extend(fit.map(|(_, key)| key));
+    }
+
+    fn declared(&self, endpoint: &Endpoint) -> Option<Track> {
+        if self.settings.enabled { endpoint.track } else { Some(Track::Stable) }
+    }
+
+    /// How many instances of an arm take part, and how many of them are fit. An instance that was never fit is still starting.
+    fn arm(&self, arms: &Arms, track: Track, now: Instant) -> Arm {
+        let mut arm = Arm::default();
+        for (member, endpoint) in arms.members().iter().zip(&self.endpoints) {
+            if member.track != track || !self.proven.contains(&key(endpoint)) {
+                continue;
+            }
+            arm.instances = arm.instances.saturating_add(1);
+            let is_fit = matches!(member.server.health.standing(now), Standing::Available { .. });
+            arm.fit = arm.fit.saturating_add(u16::from(is_fit));
+        }
+        arm
+    }
+
+    /// The canary to probe: each in its turn, the fit ones only while there are any.
+    fn next_probe(&mut self, arms: &Arms) -> Option<Arc<Server>> {
+        let canaries: Vec<&Arc<Server>> = arms.of(Track::Canary).collect();
+        let passing: Vec<&Arc<Server>> = canaries.iter().copied().filter(|server| server.health.is_passing()).collect();
+        let candidates = if passing.is_empty() { canaries } else { passing };
+        self.probes = self.probes.wrapping_add(1);
+        candidates.get(self.probes % candidates.len().max(1)).map(|server| Arc::clone(server))
+    }
+}
+
+/// One moment, on both of control's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    /// The monotonic clock.
+    pub now: Instant,
+    /// The timeline that rollouts live on.
+    pub since_start: Duration,
+}
+
+fn policy(settings: &RolloutSettings) -> Policy {
+    Policy { warm_up: settings.warm_up, judged_at: settings.judged_at, ..Policy::default() }
+}
+
+/// Whether an endpoint is the server we know: the same address, and the same instance behind it.
+fn is_same(server: &Server, endpoint: &Endpoint) -> bool {
+    server.instance == endpoint.instance && server.url == endpoint.url()
+}
+
+/// What an instance is remembered by.
+fn key(endpoint: &Endpoint) -> String {
+    endpoint.instance.clone().unwrap_or_else(|| endpoint.url())
+}

@@ -1,0 +1,55 @@
+//! What we answer ourselves, in Traefik's words and with its headers.
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::proxy::Session;
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+
+use super::context::Context;
+use crate::middleware::Answer;
+
+/// Traefik's 404.
+pub fn not_found() -> Answer {
+    Answer::text(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// Traefik's answer when a service has no server.
+pub fn no_server() -> Answer {
+    Answer::text(StatusCode::SERVICE_UNAVAILABLE, "no available server")
+}
+
+/// A request that cannot be understood.
+pub fn bad_request() -> Answer {
+    Answer::text(StatusCode::BAD_REQUEST, "400 Bad Request")
+}
+
+/// A status with its reason as body, without a content type, as Traefik's own proxy answers failures.
+pub fn status(status: u16) -> Answer {
+    Answer::named(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+/// A status and nothing else.
+pub fn empty(status: u16) -> Answer {
+    Answer { body: Bytes::new(), ..self::status(status) }
+}
+
+/// Sends an answer of ours to the client, after the response side of the middlewares that the request went through.
+pub async fn send(session: &mut Session, context: &mut Context, mut own: Answer) -> Result<()> {
+    if let (Some(route), Some(memo)) = (&context.route, &context.memo) {
+        route.chain.on_answer(memo, &mut own);
+    }
+    let length = own.body.len();
+    let body = if session.req_header().method == http::Method::HEAD { Bytes::new() } else { own.body };
+    let mut head = ResponseHeader::build(own.status, Some(own.headers.len() + 2))?;
+    for (name, value) in &own.headers {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    head.insert_header(header::CONTENT_LENGTH, length)?;
+    context.seen.status = own.status.as_u16();
+    session.write_response_header(Box::new(head), body.is_empty()).await?;
+    if !body.is_empty() {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}

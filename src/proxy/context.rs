@@ -1,0 +1,375 @@
+//! What we know of one request, from its first phase to its last, and what is settled when it ends.
+//!
+//! The end is the drop of the [`Context`]: however a request ends (answered, refused, cut off, panicked), its outcome
+//! reaches health, evidence, metrics and access log exactly once, by a guard of ours and not by an engine's hook.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use pingora::proxy::Session;
+use pingora_http::ResponseHeader;
+
+use super::failure::{self, Failure};
+use super::hedge;
+use super::shared::Shared;
+use crate::clock;
+use crate::health::Attempt as Fared;
+use crate::middleware::{BodyTransform, Memo, ResponseHead, forwarded};
+use crate::names::Track;
+use crate::observe::access_record::{Origin, Record, Tls};
+use crate::observe::series::{Finished, Protocol};
+use crate::rollout::ledger::{Draw, Verdict};
+use crate::routing::entrypoint::Connection;
+use crate::routing::server::{InFlight, Server};
+use crate::routing::service::Service;
+use crate::routing::snapshot::{Route, Snapshot, Target};
+
+/// One request.
+#[derive(Debug)]
+pub struct Context {
+    /// When its head was complete.
+    pub started: Instant,
+    /// The same by the wall clock, for the log.
+    pub started_wall: SystemTime,
+    /// Where it came in.
+    pub connection: Option<Arc<Connection>>,
+    /// What it works with.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The route it took.
+    pub route: Option<Arc<Route>>,
+    /// The service at the end of the route.
+    pub service: Option<Arc<Service>>,
+    /// As the client sent it, for the log; middlewares may rewrite the head.
+    pub uri: Uri,
+    /// The method, likewise.
+    pub method: Method,
+    /// The host asked for, port included; `None` before it is known.
+    pub host: Option<HeaderValue>,
+    /// The `X-Forwarded-For` that a believed peer sent, for the log.
+    pub forwarded_for: Option<HeaderValue>,
+    /// The number of the request in the access log.
+    pub count: u64,
+    /// Whether sending it twice is harmless.
+    pub is_idempotent: bool,
+    /// The attempt under way.
+    pub attempt: Option<Attempt>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Servers that this request is not sent to again.
+    pub tried: Vec<Arc<Server>>,
+    /// What the request left behind in the middlewares of its route.
+    pub memo: Option<Memo>,
+    /// What changes the body of the answer.
+    pub transform: Option<BodyTransform>,
+    /// What the log says of who answered.
+    pub seen: Seen,
+}
+
+/// What was seen on the way, for the log and the metrics.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The user that basicAuth let in.
+    pub user: Option<String>,
+    /// The status that the client got.
+    pub status: u16,
+    /// The status that the server answered; 0 when none did.
+    pub origin_status: u16,
+    /// The server's time to the end of its answer.
+    pub origin_duration: Duration,
+    /// The server that answered.
+    pub server: Option<Arc<Server>>,
+    /// Bytes of the server's body.
+    pub origin_bytes: u64,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body, as sent.
+    pub response_bytes: u64,
+    /// How it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// One attempt at a server.
+#[derive(Debug)]
+pub struct Attempt {
+    guard: InFlight,
+    service: Arc<Service>,
+    draw: Option<Draw>,
+    started: Instant,
+    judged_at: Duration,
+    hedge: Option<Arc<hedge::Outcome>>,
+    is_settled: bool,
+}
+
+impl Attempt {
+    /// Begins an attempt. `draw` is set on a request's first attempt only, which alone is evidence.
+    pub fn begin(service: &Arc<Service>, server: &Arc<Server>, draw: Option<Draw>, now: Instant, judged_at: Duration) -> Self {
+        Self {
+            guard: server.enter(),
+            service: Arc::clone(service),
+            draw,
+            started: now,
+            judged_at,
+            hedge: None,
+            is_settled: false,
+        }
+    }
+
+    /// Notes that stable is asked too when this one is silent.
+    pub fn set_hedge(&mut self, outcome: Arc<hedge::Outcome>) {
+        self.hedge = Some(outcome);
+    }
+
+    /// The server it was sent to.
+    pub fn server(&self) -> &Arc<Server> {
+        self.guard.server()
+    }
+
+    /// The server whose answer is heard: the one it was sent to, or the one that a hedge asked.
+    pub fn answering(&self) -> &Arc<Server> {
+        self.hedge.as_ref().and_then(|hedge| hedge.substitute()).unwrap_or_else(|| self.guard.server())
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether it went to a canary by the draw of its service.
+    pub fn is_canary(&self) -> bool {
+        self.draw.is_some_and(|draw| draw.track == Track::Canary)
+    }
+
+    /// The head of an answer came.
+    pub fn answered(&mut self, now: Instant, status: u16) {
+        if let Some(substitute) = self.hedge.as_ref().and_then(|hedge| hedge.substitute()).cloned() {
+            let fared = if failure::is_failure(status) { Fared::Failed } else { Fared::Ok };
+            self.service.record_health(&substitute, now, fared);
+            self.settle(now, Fared::Ignored, Verdict::Slow);
+            return;
+        }
+        let fared = match status {
+            429 => Fared::TooMany,
+            _ if failure::is_failure(status) => Fared::Failed,
+            _ => Fared::Ok,
+        };
+        let verdict = if failure::is_failure(status) { Verdict::Fail } else { Verdict::Ok };
+        self.settle(now, fared, verdict);
+    }
+
+    /// It failed.
+    pub fn failed(&mut self, now: Instant, failure: Failure) {
+        let was_late = self.hedge.as_ref().is_some_and(|hedge| hedge.was_asked());
+        let (fared, verdict) = match failure {
+            Failure::Connect => (Fared::Refused, Verdict::Fail),
+            Failure::ConnectTimeout | Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken => {
+                (Fared::Failed, Verdict::Fail)
+            }
+            Failure::ClientGone if was_late => (Fared::Ignored, Verdict::Slow),
+            Failure::ClientGone | Failure::Internal | Failure::Stale | Failure::Shielded => (Fared::Ignored, Verdict::Ignored),
+        };
+        if failure == Failure::BodyBroken && self.is_settled {
+            self.service.record_health(self.guard.server(), now, Fared::Failed);
+            return;
+        }
+        self.settle(now, fared, verdict);
+    }
+
+    /// Tells health and evidence, once. What is late is slow, never a failure: both arms are judged at the same age.
+    fn settle(&mut self, now: Instant, fared: Fared, verdict: Verdict) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        self.service.record_health(self.guard.server(), now, fared);
+        if let Some(draw) = self.draw {
+            let age = now.saturating_duration_since(self.started);
+            let verdict = if age >= self.judged_at && verdict != Verdict::Ignored { Verdict::Slow } else { verdict };
+            let first_byte = matches!(verdict, Verdict::Ok | Verdict::Slow).then_some(age);
+            if let Some(tripped) = self.service.ledger.record(draw, verdict, first_byte) {
+                tracing::warn!(service = %self.service.label, share = %tripped.share, "canary failed too often in a row, its share was taken away at once");
+            }
+        }
+    }
+}
+
+impl Drop for Attempt {
+    /// An attempt that nobody settled was cut off from our side: it tells nothing, but if its answer was overdue it was slow.
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.failed(clock::now(), Failure::ClientGone);
+        }
+    }
+}
+
+impl Context {
+    /// A request whose head was complete at `now`.
+    pub fn new(now: Instant, wall: SystemTime) -> Self {
+        Self {
+            started: now,
+            started_wall: wall,
+            connection: None,
+            snapshot: None,
+            route: None,
+            service: None,
+            uri: Uri::default(),
+            method: Method::GET,
+            host: None,
+            forwarded_for: None,
+            count: 0,
+            is_idempotent: false,
+            attempt: None,
+            attempts: 0,
+            tried: Vec::new(),
+            memo: None,
+            transform: None,
+            seen: Seen::default(),
+        }
+    }
+}
+
+impl Context {
+    /// Leads the head of a server's answer back through the middlewares and takes out what spoke of its hop to us.
+    pub fn filter_response(&mut self, head: &mut ResponseHeader, is_head_request: bool) {
+        let chain = self.route.as_ref().map(|route| &route.chain).filter(|chain| !chain.is_empty());
+        if chain.is_none() && !forwarded::speaks_of_hop(&head.headers) {
+            return;
+        }
+        let (empty, ()) = http::Response::new(()).into_parts();
+        let mut parts = http::response::Parts::from(std::mem::replace(head, ResponseHeader::from(empty)));
+        forwarded::receive_answer(&mut parts.headers, parts.status);
+        if let (Some(chain), Some(memo)) = (chain, &self.memo) {
+            let mut view = ResponseHead { status: parts.status, headers: &mut parts.headers, is_bodiless: is_head_request };
+            self.transform = chain.on_response(memo, &mut view);
+        }
+        *head = ResponseHeader::from(parts);
+    }
+
+    /// The last byte of a server's answer came.
+    pub fn origin_ended(&mut self, now: Instant) {
+        if let Some(attempt) = &self.attempt {
+            self.seen.origin_duration = now.saturating_duration_since(attempt.started());
+        }
+    }
+}
+
+/// The end.
+impl Context {
+    /// Settles everything that only the end of a request tells: the attempt under way, metrics, access log.
+    pub fn close(&mut self, shared: &Shared, session: &Session) {
+        let now = clock::now();
+        if let Some(head) = session.response_written() {
+            self.seen.status = head.status.as_u16();
+        }
+        if self.seen.failure == Some(Failure::ClientGone) || self.seen.status == 0 {
+            self.seen.status = self.seen.failure.map_or(499, Failure::status);
+        }
+        self.seen.request_bytes = session.body_bytes_read() as u64;
+        self.seen.response_bytes = session.body_bytes_sent() as u64;
+        self.origin_ended(now);
+        self.attempt = None;
+        self.count(shared, session, now);
+        self.log(shared, session, now);
+    }
+
+    fn count(&self, shared: &Shared, session: &Session, now: Instant) {
+        let Some(connection) = &self.connection else { return };
+        let head = session.req_header();
+        let finished = Finished {
+            code: self.seen.status,
+            method: self.method.as_str(),
+            protocol: spoken(&head.headers),
+            duration: now.saturating_duration_since(self.started),
+            request_bytes: self.seen.request_bytes,
+            response_bytes: self.seen.response_bytes,
+            tls: connection.tls.as_ref().map(|tls| (tls.version, tls.cipher)),
+            headers: &head.headers,
+        };
+        if let Some(metrics) = shared.entrypoint_metrics.get(connection.entrypoint.index) {
+            metrics.record(&finished);
+        }
+        if let Some(metrics) = self.route.as_ref().and_then(|route| route.metrics.as_ref()) {
+            metrics.record(&finished);
+        }
+        let Some(service) = &self.service else { return };
+        if let Some(metrics) = &service.settings().metrics {
+            metrics.record(&finished);
+            for _ in 1..self.attempts {
+                metrics.retried();
+            }
+        }
+    }
+
+    fn log(&self, shared: &Shared, session: &Session, now: Instant) {
+        let (Some(log), Some(connection)) = (&shared.access_log, &self.connection) else { return };
+        let is_internal = self.route.as_ref().is_some_and(|route| matches!(route.target, Target::Internal(_)));
+        let is_silenced = self.route.as_ref().is_some_and(|route| !route.access_logs);
+        if is_silenced || (is_internal && !log.has_internals()) {
+            return;
+        }
+        let head = session.req_header();
+        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+        let host = self.host.as_ref().and_then(text);
+        let forwarded_for = self.forwarded_for.as_ref().and_then(text);
+        let server = self.seen.server.as_ref().filter(|_| self.service.is_some());
+        log.log(&Record {
+            start: self.started_wall,
+            duration: now.saturating_duration_since(self.started),
+            count: self.count,
+            client: connection.client,
+            forwarded_for: forwarded_for.as_deref(),
+            username: self.seen.user.as_deref(),
+            host: host.as_deref(),
+            method: self.method.as_str(),
+            target: self.uri.path_and_query().map_or("/", |target| target.as_str()),
+            protocol: protocol(head.version),
+            request_bytes: self.seen.request_bytes,
+            entrypoint: &connection.entrypoint.name,
+            router: self.route.as_ref().map(|route| &*route.label),
+            service: self.service.as_ref().map(|service| &*service.label),
+            server_url: server.map(|server| server.url.as_str()),
+            server_address: server.map(|server| server.authority.as_str()),
+            origin: self.service.as_ref().map(|_| Origin {
+                status: if self.seen.origin_status == 0 { self.seen.status } else { self.seen.origin_status },
+                bytes: self.seen.origin_bytes,
+                duration: self.seen.origin_duration,
+                headers: None,
+            }),
+            status: self.seen.status,
+            response_bytes: self.seen.response_bytes,
+            retries: self.attempts.saturating_sub(1),
+            tls: connection.tls.as_ref().map(|tls| Tls { version: tls.version, cipher: tls.cipher, client_subject: None }),
+            request_headers: &head.headers,
+            response_headers: session.response_written().map(|head| &head.headers),
+        });
+    }
+}
+
+/// What a request speaks, as Traefik's metrics tell it.
+fn spoken(headers: &HeaderMap) -> Protocol {
+    let starts_with = |name: &http::HeaderName, prefix: &str| {
+        headers.get(name).is_some_and(|value| {
+            value.as_bytes().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+        })
+    };
+    if headers.contains_key(header::UPGRADE) && forwarded::is_websocket(headers) {
+        Protocol::Websocket
+    } else if starts_with(&header::ACCEPT, "text/event-stream") {
+        Protocol::Sse
+    } else if starts_with(&header::CONTENT_TYPE, "application/grpc-web") {
+        Protocol::GrpcWeb
+    } else if starts_with(&header::CONTENT_TYPE, "application/grpc") {
+        Protocol::Grpc
+    } else {
+        Protocol::Http
+    }
+}
+
+/// A version as the log prints it.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
+    }
+}

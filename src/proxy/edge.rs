@@ -1,0 +1,162 @@
+//! The one `ProxyHttp`: each of the engine's phases is one call of ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::context::Context;
+use super::failure::Failure;
+use super::shared::Shared;
+use super::{answer, request, upstream};
+use crate::clock;
+
+/// The error by which a canary's failed answer is taken back, so that stable answers instead.
+pub const SHIELDED: ErrorType = ErrorType::Custom("shielded");
+
+/// What serves every request of every entrypoint.
+#[derive(Debug)]
+pub struct Edge {
+    shared: Arc<Shared>,
+}
+
+impl Edge {
+    /// An edge that reads what control publishes into `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(clock::now(), clock::wall())
+    }
+
+    /// No modules: the default would box one per request.
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        match request::receive(&self.shared, session, context) {
+            request::Received::Forward => Ok(false),
+            request::Received::Answered(own) => {
+                answer::send(session, context, own).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        upstream::choose(&self.shared, session, context)
+    }
+
+    async fn upstream_request_filter(&self, _: &mut Session, head: &mut RequestHeader, context: &mut Context) -> Result<()> {
+        upstream::address(head, context)
+    }
+
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+        upstream::answered(session, head, context)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        context.seen.origin_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if let Some(transform) = &mut context.transform {
+            *body = transform
+                .chunk(body.take(), end, clock::now())
+                .map_err(|error| Error::because(ErrorType::InternalError, "compressing", error))?;
+        }
+        if end {
+            context.origin_ended(clock::now());
+        }
+        Ok(None)
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, context: &mut Context, mut error: Box<Error>) -> Box<Error> {
+        let failure = match error.etype() {
+            ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Failure::ConnectTimeout,
+            _ => Failure::Connect,
+        };
+        let repeat = upstream::attempt_failed(&self.shared, context, failure, true);
+        error.set_retry(repeat);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        is_reused: bool,
+    ) -> Box<Error> {
+        let failure = failure_of(&error, is_reused, session.response_written().is_some());
+        let is_replayable = !session.as_ref().retry_buffer_truncated();
+        let repeat =
+            session.response_written().is_none() && upstream::attempt_failed(&self.shared, context, failure, is_replayable);
+        error.set_retry(repeat);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let own = match error.etype() {
+            ErrorType::HTTPStatus(503) => answer::no_server(),
+            ErrorType::HTTPStatus(status) => answer::status(*status),
+            _ => answer::status(context.seen.failure.unwrap_or(Failure::Internal).status()),
+        };
+        let code = own.status.as_u16();
+        if session.response_written().is_none() && code != 499 {
+            if let Err(error) = answer::send(session, context, own).await {
+                tracing::debug!(%error, "could not send an error to the client");
+            }
+        } else {
+            context.seen.status = session.response_written().map_or(code, |head| head.status.as_u16());
+        }
+        FailToProxy { error_code: code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
+        context.close(&self.shared, session);
+    }
+
+    /// Failures are counted and logged by us, once, when the request ends.
+    fn suppress_error_log(&self, _: &Session, _: &Context, error: &Error) -> bool {
+        tracing::debug!(%error, "request failed");
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, error: &Error, _: ProxyWarnLogContext) -> bool {
+        tracing::debug!(%error, "attempt failed");
+        true
+    }
+}
+
+/// How an attempt failed after its connection stood.
+fn failure_of(error: &Error, is_reused: bool, has_head: bool) -> Failure {
+    if *error.etype() == SHIELDED {
+        return Failure::Shielded;
+    }
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, _) => Failure::ClientGone,
+        (_, ErrorType::ReadTimedout) if !has_head => Failure::Silent,
+        (ErrorSource::Upstream, _) if has_head => Failure::BodyBroken,
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::InvalidH2) => Failure::NotHttp,
+        (ErrorSource::Upstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) if is_reused => {
+            Failure::Stale
+        }
+        (ErrorSource::Upstream, _) => Failure::Broken,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
+    }
+}

@@ -1,0 +1,199 @@
+//! From a target to a server: which one, how it is dialled, what its answer or its failure means.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header;
+use pingora::protocols::ALPN;
+use pingora::protocols::tls::CaType;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::utils::tls::{WrappedX509, parse_x509};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::context::{Attempt, Context};
+use super::edge::SHIELDED;
+use super::failure::{self, Failure, Repeat};
+use super::hedge;
+use super::shared::Shared;
+use crate::clock;
+use crate::config::dynamic::Scheme;
+use crate::routing::server::Server;
+use crate::routing::service::{Service, Settings};
+use crate::tls::certificate::parse_chain;
+
+/// A pooled connection that nobody used for so long is closed, so that sockets to a removed instance go by themselves.
+const POOL_IDLE_MAX: Duration = Duration::from_secs(30);
+/// Streams on one HTTP/2 connection to a server.
+const H2_STREAMS_MAX: usize = 100;
+/// How long a server may take no byte of a request.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Chooses the server of the next attempt and says how it is dialled.
+pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    let Some(service) = context.service.clone() else { return Err(Error::new(ErrorType::HTTPStatus(503))) };
+    let now = clock::now();
+    let choice = match context.attempts {
+        0 => service.choose_first(now),
+        _ => service.choose_other(now, &context.tried).map(|server| (server, None)),
+    };
+    let Some((server, draw)) = choice else { return Err(Error::new(ErrorType::HTTPStatus(503))) };
+    let Some(address) = server.address() else { return Err(Error::new(ErrorType::HTTPStatus(502))) };
+    context.attempts += 1;
+    context.seen.server = Some(Arc::clone(&server));
+    let settings = service.settings();
+    let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings, session));
+    set_options(&mut peer, &server, &settings, shared);
+    let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
+    if may_hedge(&attempt, context, &server) {
+        let outcome = hedge(&mut peer, &service, &settings, shared);
+        attempt.set_hedge(outcome);
+    }
+    context.attempt = Some(attempt);
+    Ok(Box::new(peer))
+}
+
+fn server_name(server: &Server, settings: &Settings, session: &Session) -> String {
+    if server.scheme != Scheme::Https {
+        return String::new();
+    }
+    if let Some(name) = &settings.transport.server_name {
+        return name.clone();
+    }
+    if server.is_named() || !settings.pass_host_header {
+        return server.host.clone();
+    }
+    let host = session.req_header().headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    crate::rule::http::normal_host(host).into_owned()
+}
+
+fn set_options(peer: &mut HttpPeer, server: &Server, settings: &Settings, shared: &Shared) {
+    let transport = &settings.transport;
+    peer.group_key = server.pool();
+    let options = &mut peer.options;
+    options.connection_timeout = limit(transport.dial_timeout);
+    options.total_connection_timeout = limit(transport.dial_timeout);
+    options.read_timeout = limit(transport.response_header_timeout).or(limit(shared.install.own.first_byte_timeout));
+    options.write_timeout = Some(WRITE_TIMEOUT);
+    options.idle_timeout = Some(limit(transport.idle_timeout).map_or(POOL_IDLE_MAX, |idle| idle.min(POOL_IDLE_MAX)));
+    options.max_h2_streams = H2_STREAMS_MAX;
+    // Hop-by-hop fields are ours (proxy/forwarded.rs): the engine's own policy knows WebSocket only.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    options.alpn = match server.scheme {
+        Scheme::H2c => ALPN::H2,
+        Scheme::Https => ALPN::H2H1,
+        Scheme::Http | Scheme::Tcp | Scheme::Tls => ALPN::H1,
+    };
+    if server.scheme == Scheme::Https {
+        options.verify_cert = !transport.insecure_skip_verify;
+        options.verify_hostname = !transport.insecure_skip_verify;
+        options.ca = authorities(settings);
+    }
+}
+
+/// The CA certificates of a service's servers in the engine's form, made once per settings.
+fn authorities(settings: &Settings) -> Option<Arc<CaType>> {
+    if settings.transport.root_cas.is_empty() {
+        return None;
+    }
+    let made = settings.authorities.get_or_init(|| {
+        let read = |path: &PathBuf| std::fs::read(path).ok();
+        let chain = settings.transport.root_cas.iter().filter_map(read).flat_map(|pem| parse_chain(&pem).unwrap_or_default());
+        let wrapped: Vec<WrappedX509> = chain.map(|certificate| WrappedX509::new(certificate.to_vec(), parse_x509)).collect();
+        Arc::new(Arc::<CaType>::from(wrapped))
+    });
+    made.downcast_ref::<Arc<CaType>>().cloned()
+}
+
+/// A span of zero means no limit.
+fn limit(span: Duration) -> Option<Duration> {
+    (!span.is_zero()).then_some(span)
+}
+
+/// Stable is asked too only for requests to a canary that may be sent twice, in clear.
+fn may_hedge(attempt: &Attempt, context: &Context, server: &Server) -> bool {
+    attempt.is_canary() && context.is_idempotent && server.scheme == Scheme::Http
+}
+
+fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, shared: &Shared) -> Arc<hedge::Outcome> {
+    let outcome = Arc::new(hedge::Outcome::default());
+    let service = Arc::clone(service);
+    peer.options.custom_l4 = Some(Arc::new(hedge::Dialler {
+        patience: shared.judged_at,
+        dial_timeout: settings.transport.dial_timeout.min(hedge::DIAL_TIMEOUT_MAX),
+        substitute: Arc::new(move || service.choose_shield(clock::now())),
+        outcome: Arc::clone(&outcome),
+    }));
+    outcome
+}
+
+/// Addresses the request to the server of this attempt: Host, and the base path of servers that keep theirs.
+pub fn address(head: &mut RequestHeader, context: &Context) -> Result<()> {
+    let (Some(service), Some(attempt)) = (&context.service, &context.attempt) else { return Ok(()) };
+    let server = attempt.server();
+    if !service.settings().pass_host_header {
+        head.insert_header(header::HOST, server.authority.as_str())?;
+    }
+    if !server.path.is_empty() {
+        let target = format!("{}{}", server.path, head.uri.path_and_query().map_or("/", |target| target.as_str()));
+        let target =
+            target.parse().map_err(|error| Error::because(ErrorType::InternalError, "joining a server's base path", error))?;
+        head.set_uri(target);
+    }
+    Ok(())
+}
+
+/// A server answered: judges its status, and runs the response side of the middlewares.
+pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+    let status = head.status.as_u16();
+    if head.status.is_informational() && status != 101 {
+        return Ok(());
+    }
+    let now = clock::now();
+    let is_shielded = failure::is_failure(status) && may_shield(session, context);
+    if let Some(attempt) = &mut context.attempt {
+        attempt.answered(now, status);
+        context.seen.server = Some(Arc::clone(attempt.answering()));
+    }
+    if is_shielded {
+        return Err(Error::new_up(SHIELDED));
+    }
+    context.seen.origin_status = status;
+    context.seen.status = status;
+    context.filter_response(head, context.method == http::Method::HEAD);
+    Ok(())
+}
+
+/// Whether stable can answer instead of a canary that failed.
+fn may_shield(session: &Session, context: &Context) -> bool {
+    let Some(attempt) = &context.attempt else { return false };
+    attempt.is_canary()
+        && context.attempts == 1
+        && context.is_idempotent
+        && !session.as_ref().retry_buffer_truncated()
+        && context.service.as_ref().is_some_and(|service| service.has_shield(clock::now()))
+}
+
+/// An attempt failed. True when the request is to be tried on another server.
+pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, is_replayable: bool) -> bool {
+    context.seen.failure = Some(failure);
+    let Some(mut attempt) = context.attempt.take() else { return false };
+    attempt.failed(clock::now(), failure);
+    let server = Arc::clone(attempt.server());
+    let has_other_address = failure == Failure::Connect && server.turn_address();
+    if failure == Failure::Stale {
+        // Its other pooled connections are as old: the repetition dials anew, so it may go to the same server.
+        server.renew_pool();
+    } else if !has_other_address {
+        context.tried.push(server);
+    }
+    let repeat = Repeat {
+        is_idempotent: context.is_idempotent,
+        is_replayable,
+        attempts: context.attempts,
+        attempts_max: shared.install.own.attempts_max,
+    };
+    failure.may_repeat(repeat) && context.service.as_ref().is_some_and(|service| service.may_retry(clock::now(), &context.tried))
+}
