@@ -81,3 +81,6 @@ impl Rollout {
         &self.machine
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! The bounds asserted are the figures the product promises, widened by what so few runs can tell: see [`at_most`].
 
 #![expect(clippy::print_stdout, reason = "the table is the output")]
+#![expect(clippy::expect_used, reason = "a test may stop")]
 
 mod world;
 
@@ -21,7 +22,7 @@ struct Cell {
 
 const fn cell(name: &'static str, stable: f64, canary: f64) -> Cell {
     let (stable, canary) = (Behaviour::failing(stable), Behaviour::failing(canary));
-    Cell { name, scene: Scene { stable, canary, outage: None, rate: 1.0 } }
+    Cell { name, scene: Scene::plain(stable, canary) }
 }
 
 /// What a cell's runs showed.
@@ -139,6 +140,16 @@ fn a_worse_canary_is_found_as_often_as_promised() {
 }
 
 #[test]
+fn a_hotfix_is_not_held_up() {
+    for (name, stable, canary) in [("hotfix: stable 20 %", 0.2, 0.002), ("hotfix: stable 5 %", 0.05, 0.002)] {
+        for rate in RATES {
+            let shown = show(&cell(name, stable, canary), rate);
+            assert_eq!(shown.failed, 0, "{name} at {rate}");
+        }
+    }
+}
+
+#[test]
 fn a_bad_canary_is_always_found_within_a_minute() {
     for (name, stable, canary) in [
         ("canary 20 %", 0.002, 0.2),
@@ -185,4 +196,44 @@ fn a_slow_canary_does_not_fail_for_it() {
     for cell in [slower, equal, hangs] {
         RATES.iter().for_each(|rate| show(&cell, *rate).fails_at_most(0.01));
     }
+}
+
+#[test]
+fn a_canary_that_answers_no_more_fails() {
+    let mut silent = cell("canary hangs after 20 s", 0.002, 0.002);
+    silent.scene.hangs_from = Some(20.0);
+    let mut answers = cell("... but answers probes", 0.002, 0.002);
+    (answers.scene.hangs_from, answers.scene.answers_probes) = (Some(20.0), true);
+    for rate in RATES {
+        let shown = show(&silent, rate);
+        assert_eq!(shown.failed, shown.runs, "at {rate}: {:?}", shown.courses.iter().find(|course| course.end != End::Failed));
+        let shown = show(&answers, rate);
+        let passed = shown.courses.iter().find(|course| course.end == End::Passed);
+        assert!(passed.is_none(), "at {rate}: {passed:?}");
+    }
+}
+
+#[test]
+fn nothing_is_stuck_whatever_happens() {
+    let mut chance = fastrand::Rng::with_seed(seed());
+    let mut ends = [0; 4];
+    for run_number in 0..u64::from(runs(1.0)) * 2 {
+        let mut behaviour = || Behaviour {
+            fails: chance.f64().powi(4),
+            fails_after: (0.0, 2.5 * chance.f64()),
+            answers_after: chance.f64().powi(2),
+            hangs: chance.f64().powi(6),
+        };
+        let mut scene = Scene::plain(behaviour(), behaviour());
+        scene.rate = 100.0 * chance.f64().powi(4) + 0.5;
+        scene.outage = chance.bool().then(|| (200.0 * chance.f64(), 400.0 * chance.f64(), chance.f64()));
+        scene.hangs_from = (chance.u8(..4) == 0).then(|| 300.0 * chance.f64());
+        scene.answers_probes = chance.bool();
+        scene.disturbed_every = chance.bool().then(|| 30.0 + 600.0 * chance.f64());
+        let course = run(&scene, run_number);
+        assert_ne!(course.end, End::Stuck, "run {run_number} of seed {}: {scene:?} {course:?}", seed());
+        ends[course.end as usize] += 1;
+    }
+    println!("anything: {ends:?} passed, failed, released, still probed");
+    assert!(ends[0] > 0 && ends[1] > 0, "{ends:?}");
 }
