@@ -86,3 +86,6 @@ impl Rollout {
         &self.machine
     }
 }
+
+#[cfg(test)]
+mod tests;

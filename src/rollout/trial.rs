@@ -20,6 +20,10 @@ use crate::names::Share;
 pub const PROBES_GOOD: u8 = 3;
 /// Between two probes.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A canary that passes its checks but has answered no probe for this long is asked less often ...
+const PROBE_PATIENCE: Duration = Duration::from_secs(60);
+/// ... namely so often.
+const PROBE_INTERVAL_LATE: Duration = Duration::from_secs(5);
 /// A probe whose answer is not told by then is asked again.
 const PROBE_LOST: Duration = Duration::from_secs(5);
 /// A suspended canary that answers no probe for this long has failed.
@@ -30,7 +34,7 @@ pub const ENVIRONMENT_MAX: u8 = 3;
 const LATENCY_MAX: u8 = 3;
 /// Stable must have been well for this long before a canary it was ill with gets its share back.
 const WELL_FOR: Duration = Duration::from_secs(20);
-/// A suspension with enough requests that still does not tell who is to blame.
+/// A disturbed time, or a suspension with enough requests, that does not tell who is to blame.
 const UNCLEAR_AFTER: Duration = Duration::from_secs(600);
 /// A suspension that lacks even the requests to tell.
 const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
@@ -69,6 +73,7 @@ pub(super) struct Context<'a> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Trial {
     version: String,
+    began: Duration,
     phase: Phase,
     /// In ten-thousandths.
     share: u16,
@@ -95,6 +100,8 @@ pub(super) struct Trial {
     stable_since_failure: Counts,
     step_from: Duration,
     step_time: Duration,
+    /// How long stable has failed unusually often without a break.
+    disturbed: Duration,
     step_canary: Counts,
     share_set: Duration,
     thin: bool,
@@ -114,6 +121,7 @@ impl Trial {
     pub(super) fn new(version: &str, now: Duration) -> Self {
         Self {
             version: version.to_owned(),
+            began: now,
             phase: Phase::Probe { good: 0 },
             share: 0,
             stables_before: 0,
@@ -132,6 +140,7 @@ impl Trial {
             stable_since_failure: Counts::default(),
             step_from: now,
             step_time: Duration::ZERO,
+            disturbed: Duration::ZERO,
             step_canary: Counts::default(),
             share_set: now,
             thin: false,
@@ -257,13 +266,36 @@ impl Trial {
             self.suspend(cx, suspicion, ends, step);
             return;
         }
-        if anomaly {
-            return;
-        }
-        self.step_time += cx.passed;
         match step {
-            Some(step) => self.advance(cx, step),
-            None => self.keep(cx),
+            Some(_) if self.is_better() => {
+                let (evidence, canary, stable) = (self.better.value(), self.canary, self.stable);
+                self.earn(cx, Why::Better { evidence, canary, stable });
+            }
+            Some(_) if anomaly => self.wait_out(cx),
+            Some(step) => {
+                self.step_time += cx.passed;
+                self.disturbed = Duration::ZERO;
+                self.advance(cx, step);
+            }
+            None if anomaly => {}
+            None => {
+                self.step_time += cx.passed;
+                self.keep(cx);
+            }
+        }
+    }
+
+    /// The mirror of test C: stable fails more, as before a hotfix. What happens to both arms cannot look like this.
+    fn is_better(&self) -> bool {
+        self.better.value() >= ACT_AT && self.canary.all.saturating_sub(self.canary.fail) >= TRUSTED_AFTER
+    }
+
+    /// ANOMALY HOLD: nothing advances while stable fails unusually often, but not for ever.
+    fn wait_out(&mut self, cx: &mut Context<'_>) {
+        self.disturbed += cx.passed;
+        if self.disturbed >= UNCLEAR_AFTER {
+            let (stable, after) = (cx.recent.stable_minute(), self.disturbed);
+            self.hold(cx, Why::Unclear { stable, after, again: HOLD });
         }
     }
 
@@ -436,6 +468,7 @@ impl Trial {
     /// Begins a step.
     fn enter(&mut self, cx: &mut Context<'_>, step: usize, why: Why) {
         self.phase = Phase::Ramp { step };
+        self.disturbed = Duration::ZERO;
         (self.step_from, self.step_time, self.step_canary) = (cx.now, Duration::ZERO, Counts::default());
         let share = self.wanted(cx, step);
         self.say(cx, share, why);
@@ -452,12 +485,6 @@ impl Trial {
     fn advance(&mut self, cx: &mut Context<'_>, step: usize) {
         // The share has been this step's for longer than an epoch, so what has not settled belongs to it.
         let (seen, after) = (self.step_canary + cx.seen.live.pending, self.step_time);
-        let evidence = self.better.value();
-        if evidence >= ACT_AT && self.canary.all - self.canary.fail.min(self.canary.all) >= TRUSTED_AFTER {
-            let (canary, stable) = (self.canary, self.stable);
-            self.earn(cx, Why::Better { evidence, canary, stable });
-            return;
-        }
         // Evidence that leans against it is looked at for longer, and either grows or goes.
         let leans = self.failures.value().max(if self.history { self.rate.value() } else { 0.0 }) >= LEANS_AT;
         let asked = cx.policy.step_requests_min;
@@ -530,7 +557,14 @@ impl Trial {
 
     /// Asks for a probe when one is due.
     fn ask(&mut self, cx: &mut Context<'_>) {
-        let wait = if self.probe_due { PROBE_LOST } else { PROBE_INTERVAL };
+        let silent = matches!(self.phase, Phase::Probe { good: 0 }) && cx.now.saturating_sub(self.began) >= PROBE_PATIENCE;
+        let wait = if self.probe_due {
+            PROBE_LOST
+        } else if silent {
+            PROBE_INTERVAL_LATE
+        } else {
+            PROBE_INTERVAL
+        };
         if self.probe_asked.is_none_or(|asked| cx.now.saturating_sub(asked) >= wait) {
             self.probe_asked = Some(cx.now);
             self.probe_due = true;

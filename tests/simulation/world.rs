@@ -38,6 +38,19 @@ pub struct Scene {
     pub outage: Option<(f64, f64, f64)>,
     /// Requests a second.
     pub rate: f64,
+    /// From this many seconds on the canary answers no request any more ...
+    pub hangs_from: Option<f64>,
+    /// ... or none but probes.
+    pub answers_probes: bool,
+    /// Now and then, once in so many seconds, the proxy is killed and started again, an instance flaps, stable is lost.
+    pub disturbed_every: Option<f64>,
+}
+
+impl Scene {
+    /// Nothing special.
+    pub const fn plain(stable: Behaviour, canary: Behaviour) -> Self {
+        Self { stable, canary, outage: None, rate: 1.0, hangs_from: None, answers_probes: false, disturbed_every: None }
+    }
 }
 
 /// How it went.
@@ -65,11 +78,13 @@ pub enum End {
     Passed,
     Failed,
     Released,
+    /// It answers nothing, so it is still being probed.
+    Waits,
     Stuck,
 }
 
 /// Longer than this is stuck.
-const LIMIT: f64 = 2.0 * 3600.0;
+const LIMIT: f64 = 4.0 * 3600.0;
 /// The canary appears after an hour of history.
 const BORN: f64 = 3600.0;
 /// The end of the hour is simulated request by request.
@@ -79,9 +94,12 @@ const NOT_REPLAYABLE: f64 = 0.05;
 
 enum Event {
     Arrives,
-    Judged(Draw, Verdict, Option<Duration>),
+    Judged(u32, Draw, Verdict, Option<Duration>),
     Steps,
     Answers(Probed),
+    Disturbs,
+    /// The instances are as they should be again.
+    Recovers,
 }
 
 struct World<'a> {
@@ -98,6 +116,10 @@ struct World<'a> {
     taken: bool,
     /// When the canary got its first share.
     ramp: Option<f64>,
+    /// Fit instances of canary and stable.
+    fit: (u16, u16),
+    /// How often the process was started: outcomes of requests that died with the one before count nowhere.
+    process: u32,
 }
 
 /// Runs one rollout to its end.
@@ -127,12 +149,17 @@ pub fn run(scene: &Scene, seed: u64) -> Course {
         },
         taken: false,
         ramp: None,
+        fit: (1, 1),
+        process: 0,
     };
     world.live_through_the_hour();
     world.at(world.now, Event::Steps);
     // Control steps at once when the catalog changes.
     world.at(BORN, Event::Steps);
     world.at(world.now, Event::Arrives);
+    if scene.disturbed_every.is_some() {
+        world.at(BORN, Event::Disturbs);
+    }
     world.go();
     world.course
 }
@@ -171,7 +198,15 @@ impl World<'_> {
             let Some(event) = self.queued[slot].take() else { continue };
             match event {
                 Event::Arrives => self.arrives(),
-                Event::Judged(draw, verdict, first_byte) => self.judged(draw, verdict, first_byte),
+                Event::Judged(process, draw, verdict, first_byte) if process == self.process => {
+                    self.judged(draw, verdict, first_byte);
+                }
+                Event::Judged(..) => {}
+                Event::Disturbs => self.disturbs(),
+                Event::Recovers => {
+                    self.fit = (1, 1);
+                    self.steps(None);
+                }
                 Event::Steps => {
                     self.steps(None);
                     let within = self.rollout.machine().step_within();
@@ -184,7 +219,11 @@ impl World<'_> {
                 Event::Answers(probed) => self.steps(Some(probed)),
             }
             self.course.took = self.now - self.ramp.unwrap_or(BORN);
-            if self.course.end != End::Stuck || self.course.took > LIMIT {
+            let phase = self.rollout.machine().phase();
+            if self.now - BORN > LIMIT && self.hangs() && matches!(phase, Some(Phase::Probe { .. })) {
+                self.course.end = End::Waits;
+            }
+            if self.course.end != End::Stuck || self.now - BORN > LIMIT {
                 return;
             }
         }
@@ -196,7 +235,10 @@ impl World<'_> {
         let draw = self.ledger.draw(self.chance.u32(..));
         let behaviour = if draw.track == Track::Canary { self.scene.canary } else { self.scene.stable };
         let outage = self.outage();
-        let (after, verdict) = if self.chance.f64() < behaviour.fails.max(outage) {
+        let hangs = draw.track == Track::Canary && self.hangs();
+        let (after, verdict) = if hangs {
+            (JUDGED_AT, Verdict::Slow)
+        } else if self.chance.f64() < behaviour.fails.max(outage) {
             let (low, high) = behaviour.fails_after;
             (low + (high - low) * self.chance.f64(), Verdict::Fail)
         } else if behaviour.hangs > 0.0 && self.chance.f64() < behaviour.hangs {
@@ -206,13 +248,40 @@ impl World<'_> {
             if answered > JUDGED_AT { (JUDGED_AT, Verdict::Slow) } else { (answered, Verdict::Ok) }
         };
         let first_byte = (verdict != Verdict::Fail).then(|| seconds(after));
-        self.at(self.now + after, Event::Judged(draw, verdict, first_byte));
+        self.at(self.now + after, Event::Judged(self.process, draw, verdict, first_byte));
     }
 
     /// The failure rate of everything just now.
     fn outage(&self) -> f64 {
         let t = self.now - BORN;
         self.scene.outage.filter(|(from, to, _)| (*from..*to).contains(&t)).map_or(0.0, |outage| outage.2)
+    }
+
+    fn hangs(&self) -> bool {
+        self.scene.hangs_from.is_some_and(|from| self.now - BORN >= from)
+    }
+
+    fn disturbs(&mut self) {
+        let every = self.scene.disturbed_every.unwrap_or(f64::INFINITY);
+        let wait = -(1.0 - self.chance.f64()).ln() * every;
+        self.at(self.now + wait, Event::Disturbs);
+        match self.chance.u8(..3) {
+            0 => self.restarts(),
+            1 => self.fit.0 = 0,
+            _ => self.fit.1 = 0,
+        }
+        let back = self.now + 5.0 * self.chance.f64();
+        self.at(back, Event::Recovers);
+        self.steps(None);
+    }
+
+    /// The proxy is killed; a new one goes on with what was on disk.
+    fn restarts(&mut self) {
+        let disk = serde_json::to_string(self.rollout.machine()).expect("a machine can be written");
+        let machine: Machine = serde_json::from_str(&disk).expect("and read");
+        self.ledger = Ledger::new();
+        self.rollout = Rollout::new(seconds(self.now), &self.ledger, machine.with_policy(Policy::default()));
+        self.process += 1;
     }
 
     fn judged(&mut self, draw: Draw, verdict: Verdict, first_byte: Option<Duration>) {
@@ -231,12 +300,13 @@ impl World<'_> {
     }
 
     fn steps(&mut self, probed: Option<Probed>) {
-        let canary = if self.now >= BORN { Arm { instances: 1, fit: 1 } } else { Arm::default() };
-        let decisions = self.rollout.step(seconds(self.now), &self.ledger, &situation(canary, probed));
+        let canary = if self.now >= BORN { Arm { instances: 1, fit: self.fit.0 } } else { Arm::default() };
+        let situation = Situation { stable: Arm { instances: 1, fit: self.fit.1 }, ..situation(canary, probed) };
+        let decisions = self.rollout.step(seconds(self.now), &self.ledger, &situation);
         for decision in decisions {
             match &decision {
                 Decision::Probe => {
-                    let fine = self.scene.canary.answers_after < JUDGED_AT && self.scene.canary.hangs < 1.0;
+                    let fine = !self.hangs() || self.scene.answers_probes;
                     let status = fine.then_some(if self.scene.canary.fails >= 1.0 { 404 } else { 200 });
                     self.at(self.now + 0.02, Event::Answers(Probed { status }));
                 }

@@ -1,0 +1,322 @@
+//! Rollouts told second by second: what was seen, and the sentences that came of it.
+
+use std::time::Duration;
+
+use super::machine::{Arm, Machine, Nature, Probed, Seen};
+use super::phase::Phase;
+use super::policy::{Latency, Policy};
+use super::reader::{Counts, Live, Tally};
+use super::{Decision, Situation};
+use crate::names::Share;
+
+/// A service with ten requests a second and an hour of clean history, and a machine that is stepped once a second.
+struct Tale {
+    machine: Machine,
+    now: u64,
+    version: &'static str,
+    nature: Nature,
+    canary: Arm,
+    stable: Arm,
+    live: Live,
+    probed: Option<u16>,
+    /// What each arm does in a second: attempts and failures.
+    does: [(u32, u32); 2],
+    said: Vec<String>,
+}
+
+const fn arm(instances: u16, fit: u16) -> Arm {
+    Arm { instances, fit }
+}
+
+impl Tale {
+    /// The canary comes at second 3600.
+    fn new(policy: Policy) -> Self {
+        let (canary, stable) = (arm(0, 0), arm(1, 1));
+        let mut tale = Self {
+            machine: Machine::new(policy),
+            now: 3000,
+            version: "2",
+            nature: Nature::Declared,
+            canary,
+            stable,
+            live: Live::default(),
+            probed: None,
+            does: [(0, 0), (10, 0)],
+            said: Vec::new(),
+        };
+        tale.pass(600);
+        tale.canary = arm(1, 1);
+        tale
+    }
+
+    /// One whose ramp has begun.
+    fn ramped() -> Self {
+        let mut tale = Self::new(Policy::default());
+        tale.probed = Some(200);
+        tale.pass(4);
+        tale.does = [(1, 0), (9, 0)];
+        tale.said.clear();
+        tale
+    }
+
+    fn step(&mut self) {
+        let (opened, closed) = (Duration::from_secs(self.now - 3), Duration::from_secs(self.now - 2));
+        let share = self.machine.share();
+        let counts = |(all, fail): (u32, u32)| Counts { all, fail, slow: 0 };
+        let [canary, other] = self.does.map(counts);
+        let rival = share != Share::ZERO;
+        let (canary, none) = (if rival { canary } else { Counts::default() }, Counts::default());
+        let (stable, apart) = if rival { (other, none) } else { (none, other) };
+        let tally = Tally { share, opened, closed, late: false, canary, stable, apart };
+        let probed = self.probed.map(|status| Probed { status: (status > 0).then_some(status) });
+        let Self { version, nature, canary, stable, live, .. } = *self;
+        let situation = Situation { version, nature, canary, stable, probed };
+        let decisions =
+            self.machine.step(Duration::from_secs(self.now), &Seen { tallies: &[tally], live, situation: &situation });
+        let second = self.now.saturating_sub(3600);
+        self.said.extend(decisions.iter().filter(|said| **said != Decision::Probe).map(|said| format!("{second} {said}")));
+        self.now += 1;
+    }
+
+    fn pass(&mut self, seconds: u64) -> &mut Self {
+        (0..seconds).for_each(|_| self.step());
+        self
+    }
+
+    /// Compares the sentences since the last time, each by the words it must contain.
+    #[track_caller]
+    fn check(&mut self, expected: &[&str]) -> &mut Self {
+        let fits = |(said, expected): (&String, &&str)| expected.split(" .. ").all(|part| said.contains(part));
+        let all = self.said.len() == expected.len() && self.said.iter().zip(expected).all(fits);
+        assert!(all, "{:#?}\n{expected:#?}", self.said);
+        self.said.clear();
+        self
+    }
+
+    fn trip(&mut self) -> &mut Self {
+        self.live =
+            Live { trips: self.live.trips + 1, tripped: true, failing_from: Duration::from_secs(self.now - 1), ..self.live };
+        self.step();
+        self.live.tripped = false;
+        self
+    }
+}
+
+#[test]
+fn a_canary_gets_its_first_share_after_three_good_probes() {
+    let mut tale = Tale::new(Policy::default());
+    tale.probed = Some(503);
+    tale.pass(10).check(&[]);
+    tale.probed = Some(200);
+    tale.pass(2).check(&[]);
+    tale.probed = Some(500);
+    tale.pass(1);
+    tale.probed = Some(404);
+    tale.pass(5).check(&["canary share 0 % -> 6.67 %: it answered 3 probes in a row"]);
+}
+
+#[test]
+fn a_canary_that_is_not_passing_is_not_probed() {
+    let mut tale = Tale::new(Policy::default());
+    tale.canary = arm(1, 0);
+    tale.probed = Some(200);
+    tale.pass(100).check(&[]);
+    assert_eq!(tale.machine.phase(), Some(&Phase::Probe { good: 0 }));
+}
+
+#[test]
+fn a_good_canary_earns_its_share_step_by_step() {
+    let mut tale = Tale::ramped();
+    tale.pass(200).check(&[
+        "canary share 6.67 % -> 20 %: 0 of 40 canary requests failed in 42 s, a failure rate above 7.5 % would have shown",
+        "canary share 20 % -> 50 %: 0 of 40 canary requests failed in 42 s",
+        "canary share stays 50 %: every step is passed with 0 of 124 canary requests failed, so each instance counts the same",
+    ]);
+    assert_eq!(tale.machine.report().phase, "earned");
+}
+
+#[test]
+fn a_step_takes_thirty_seconds_however_dense_the_traffic() {
+    let mut tale = Tale::ramped();
+    tale.does = [(50, 0), (950, 0)];
+    tale.pass(31).check(&["36 canary share 6.67 % -> 20 %"].map(|line| &line[3..]));
+}
+
+#[test]
+fn thin_traffic_passes_after_five_minutes_without_a_failure() {
+    let mut tale = Tale::ramped();
+    tale.does = [(0, 0), (1, 0)];
+    tale.pass(290).check(&["traffic is 1.0 requests a second now"]);
+    tale.does = [(1, 0), (1, 0)];
+    tale.pass(15).check(&["traffic is thin, and 0 of 10 canary requests failed in 300 s"]);
+    assert!(tale.machine.report().thin);
+}
+
+#[test]
+fn three_failures_in_a_row_are_the_canarys_when_stable_is_well() {
+    let mut tale = Tale::ramped();
+    tale.pass(10).trip().check(&["6.67 % -> 0 %: 3 canary requests in a row failed while stable had 0 failures in"]);
+    tale.pass(10).check(&["stays 0 %: stable is well at the same time (0 of 36 failed), so the canary has failed"]);
+    // For good.
+    tale.pass(3000).check(&[]);
+    assert_eq!(tale.machine.share(), Share::ZERO);
+}
+
+#[test]
+fn three_failures_in_a_row_are_nobodys_when_stable_fails_too() {
+    let mut tale = Tale::ramped();
+    tale.pass(10);
+    tale.does = [(1, 1), (9, 4)];
+    tale.pass(3).trip().pass(20).check(&["3 canary requests in a row failed"]);
+    tale.does = [(1, 0), (9, 0)];
+    tale.pass(90).check(&["0 % -> 7.41 %: stable failed at the same time .. it was the environment (time 1 of 3)"]);
+}
+
+#[test]
+fn the_environment_disturbs_three_times_and_then_it_begins_anew() {
+    let mut tale = Tale::ramped();
+    for _ in 0..3 {
+        tale.does = [(1, 1), (9, 4)];
+        tale.pass(3).trip().pass(20);
+        tale.does = [(1, 0), (9, 0)];
+        tale.pass(90);
+    }
+    assert!(matches!(tale.machine.phase(), Some(Phase::Hold { .. })), "{:#?}", tale.said);
+    tale.said.clear();
+    tale.pass(610).check(&["it is judged anew from the beginning", "it answered 3 probes in a row"]);
+}
+
+#[test]
+fn an_unusual_time_stops_the_clock_of_a_step() {
+    let mut tale = Tale::ramped();
+    tale.does = [(10, 1), (90, 10)];
+    tale.pass(200).check(&[]);
+    assert!(tale.machine.report().anomaly);
+}
+
+#[test]
+fn failures_more_frequent_than_in_the_hour_before_suspend() {
+    let mut tale = Tale::ramped();
+    tale.pass(5);
+    tale.does = [(1, 1), (9, 0)];
+    tale.pass(2);
+    tale.does = [(1, 0), (9, 0)];
+    tale.pass(20).check(&["2 of 5 canary requests failed, stable's last hour allows 0.5 %", "so the canary has failed"]);
+}
+
+#[test]
+fn a_hotfix_need_not_wait() {
+    let mut tale = Tale::ramped();
+    tale.does = [(5, 0), (5, 2)];
+    tale.pass(100).check(&["-> 50 %: it fails less than stable at the same time (0 of .. against"]);
+}
+
+#[test]
+fn an_arm_of_which_more_than_half_is_ejected_is_suspended() {
+    let mut tale = Tale::ramped();
+    tale.canary = arm(3, 2);
+    tale.stable = arm(3, 3);
+    tale.pass(5).check(&[]);
+    tale.canary = arm(3, 1);
+    tale.pass(5).check(&["6.67 % -> 0 %: only 1 of 3 canary instances are fit", "so the canary has failed"]);
+}
+
+#[test]
+fn while_stable_is_lost_nothing_is_evidence() {
+    let mut tale = Tale::ramped();
+    tale.stable = arm(1, 0);
+    tale.does = [(10, 10), (0, 0)];
+    tale.pass(60).check(&[]);
+    tale.stable = arm(1, 1);
+    tale.does = [(1, 0), (9, 0)];
+    tale.pass(10).check(&[]);
+}
+
+#[test]
+fn when_the_older_leave_the_newer_are_stable_at_once() {
+    for failed in [false, true] {
+        let mut tale = Tale::ramped();
+        if failed {
+            tale.trip().pass(10);
+            tale.said.clear();
+        }
+        tale.stable = arm(0, 0);
+        tale.pass(1).check(&["canary is stable now: the older instances have left"]);
+        (tale.canary, tale.stable) = (arm(0, 0), arm(1, 1));
+        tale.pass(10).check(&[]);
+    }
+}
+
+#[test]
+fn another_canary_begins_from_nothing() {
+    let mut tale = Tale::ramped();
+    tale.version = "3";
+    tale.pass(3).check(&["6.67 % -> 0 %: another version has taken the canary's place"]);
+    tale.canary = arm(0, 0);
+    tale.pass(3).check(&["stays 0 %: the canary has left"]);
+    assert_eq!(tale.machine.phase(), None);
+}
+
+#[test]
+fn an_earned_share_follows_the_instances() {
+    let mut tale = Tale::ramped();
+    tale.canary = arm(1, 1);
+    tale.stable = arm(9, 9);
+    tale.pass(200);
+    assert_eq!(tale.machine.share(), Share::from_fraction(0.1), "{:#?}", tale.said);
+    tale.said.clear();
+    (tale.canary, tale.stable) = (arm(8, 8), arm(2, 2));
+    tale.pass(2).check(&["10 % -> 80 %: there are 8 canary and 2 stable instances now"]);
+}
+
+#[test]
+fn one_told_by_its_age_is_adopted_after_five_good_minutes() {
+    let mut tale = Tale::ramped();
+    tale.pass(200).said.clear();
+    tale.pass(500).check(&[]);
+    tale.nature = Nature::ByAge;
+    tale.pass(1).check(&["canary is stable now: 0 of"]);
+}
+
+#[test]
+fn a_canary_that_hangs_is_suspended_and_probed() {
+    let mut tale = Tale::ramped();
+    tale.live.slow_in_row = 3;
+    tale.pass(1).check(&["3 canary requests in a row had no answer after 2 s while stable answers in time"]);
+    tale.live.slow_in_row = 0;
+    tale.pass(4).check(&["0 % -> 6.71 %: it answered 3 probes in a row in time"]);
+    tale.live.slow_in_row = 3;
+    tale.live.stable_slow_lately = 1;
+    tale.pass(5).check(&[]);
+    tale.live.stable_slow_lately = 0;
+    tale.pass(1).check(&["in a row had no answer"]);
+    tale.probed = Some(0);
+    tale.pass(31).check(&["stays 0 %: it answered no probe for 30 s, so it has failed"]);
+}
+
+#[test]
+fn latency_alone_fails_only_if_the_policy_says_so() {
+    for (latency, phase) in [(Latency::Suspend, "hold"), (Latency::Fail, "failed")] {
+        let mut tale = Tale::new(Policy { latency, ..Policy::default() });
+        tale.probed = Some(200);
+        tale.pass(4);
+        for _ in 0..3 {
+            tale.live.slow_in_row = 3;
+            tale.pass(1);
+            tale.live.slow_in_row = 0;
+            tale.pass(4);
+        }
+        assert_eq!(tale.machine.report().phase, phase, "{:#?}", tale.said);
+    }
+}
+
+#[test]
+fn a_machine_read_from_disk_goes_on_where_it_was() {
+    let mut tale = Tale::ramped();
+    tale.pass(30);
+    let disk = serde_json::to_string(&tale.machine).unwrap();
+    let (report, share) = (tale.machine.report(), tale.machine.share());
+    tale.machine = serde_json::from_str::<Machine>(&disk).unwrap().with_policy(Policy::default());
+    assert_eq!((tale.machine.report(), tale.machine.share()), (report, share));
+    tale.pass(15).check(&["6.67 % -> 20 %: 0 of 40 canary requests failed"]);
+}
