@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::window::Window;
+use super::window::{Window, ms_since};
 
 const SPANS: usize = 10;
 const SPAN_MS: u64 = 1_000;
@@ -19,13 +19,13 @@ pub const RETRIES_MIN: u64 = 10 * SPANS as u64;
 pub struct Budget {
     born: Instant,
     /// Requests, and second attempts among all attempts.
-    window: Window<SPANS>,
+    window: Window<SPANS, SPAN_MS>,
 }
 
 impl Budget {
     /// A budget with nothing spent.
     pub fn new(now: Instant) -> Self {
-        Self { born: now, window: Window::new(SPAN_MS) }
+        Self { born: now, window: Window::new() }
     }
 
     /// A request has come.
@@ -51,7 +51,7 @@ impl Budget {
     }
 
     fn ms(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX / 2)
+        ms_since(self.born, now)
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use budget::Budget;
 
-use window::Window;
+use window::{Window, millis, ms_since};
 
 /// Failures in a row that eject.
 pub const FAILED_IN_ROW_MAX: u32 = 5;
@@ -138,7 +138,7 @@ pub enum Cause {
 #[derive(Debug)]
 pub struct Health {
     born: Instant,
-    window: Window<BUCKETS>,
+    window: Window<BUCKETS, BUCKET_MS>,
     failed_in_row: AtomicU32,
     refused_in_row: AtomicU32,
     /// End of the ejection in milliseconds (0: not ejected), and how many there were.
@@ -162,7 +162,7 @@ impl Health {
     pub fn new(now: Instant, start: Start) -> Self {
         Self {
             born: now,
-            window: Window::new(BUCKET_MS),
+            window: Window::new(),
             failed_in_row: AtomicU32::new(0),
             refused_in_row: AtomicU32::new(0),
             ejection: AtomicU64::new(0),
@@ -355,7 +355,7 @@ impl Health {
     }
 
     fn ms(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.born))
+        ms_since(self.born, now)
     }
 }
 
@@ -370,10 +370,6 @@ fn reset(counter: &AtomicU32) {
     if counter.load(Relaxed) != 0 {
         counter.store(0, Relaxed);
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX >> COUNT_BITS)
 }
 
 impl fmt::Display for Change {

@@ -3,29 +3,27 @@
 //! A bucket carries the stamp of its span of time, so nobody has to clear it: whoever writes first in a new span starts it anew.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 const COUNT_BITS: u32 = 20;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 const STAMP_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
 
-/// Counts of the last `N` spans: all, and those of them that were bad.
+/// Counts of the last `N` spans of `SPAN_MS` each: all, and those of them that were bad.
 #[derive(Debug)]
-pub(super) struct Window<const N: usize> {
-    buckets: [AtomicU64; N],
-    span_ms: u64,
-}
+pub(super) struct Window<const N: usize, const SPAN_MS: u64>([AtomicU64; N]);
 
-impl<const N: usize> Window<N> {
-    /// An empty window of `N` spans of `span_ms` each.
-    pub(super) fn new(span_ms: u64) -> Self {
-        Self { buckets: [const { AtomicU64::new(0) }; N], span_ms: span_ms.max(1) }
+impl<const N: usize, const SPAN_MS: u64> Window<N, SPAN_MS> {
+    /// An empty window.
+    pub(super) fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; N])
     }
 
     /// Counts into the present span. A span that would overflow is halved, so that its ratio stays.
     pub(super) fn add(&self, now_ms: u64, all: u64, bad: u64) {
-        let span = now_ms / self.span_ms;
+        let span = now_ms / SPAN_MS;
         let stamp = stamp(span);
-        let Some(bucket) = self.buckets.get(span as usize % N) else { return };
+        let Some(bucket) = self.0.get(span as usize % N) else { return };
         let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
             let (mut old_all, mut old_bad) = if word >> (2 * COUNT_BITS) == stamp { counts(word) } else { (0, 0) };
             if old_all + all > COUNT_MAX {
@@ -38,11 +36,11 @@ impl<const N: usize> Window<N> {
 
     /// What the window holds: all and bad.
     pub(super) fn sum(&self, now_ms: u64) -> (u64, u64) {
-        let span = now_ms / self.span_ms;
+        let span = now_ms / SPAN_MS;
         let mut sum = (0, 0);
         for back in 0..N as u64 {
             let Some(at) = span.checked_sub(back) else { break };
-            let word = self.buckets.get(at as usize % N).map_or(0, |bucket| bucket.load(Relaxed));
+            let word = self.0.get(at as usize % N).map_or(0, |bucket| bucket.load(Relaxed));
             if word >> (2 * COUNT_BITS) == stamp(at) {
                 let (all, bad) = counts(word);
                 sum = (sum.0 + all, sum.1 + bad);
@@ -53,7 +51,7 @@ impl<const N: usize> Window<N> {
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        for bucket in &self.buckets {
+        for bucket in &self.0 {
             bucket.store(0, Relaxed);
         }
     }
@@ -68,6 +66,16 @@ fn counts(word: u64) -> (u64, u64) {
     ((word >> COUNT_BITS) & COUNT_MAX, word & COUNT_MAX)
 }
 
+/// The milliseconds since `born`, in 64 bits throughout.
+pub(super) fn ms_since(born: Instant, now: Instant) -> u64 {
+    millis(now.saturating_duration_since(born))
+}
+
+/// A span in milliseconds.
+pub(super) fn millis(span: Duration) -> u64 {
+    span.as_secs().saturating_mul(1000).saturating_add(u64::from(span.subsec_millis()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,7 +83,7 @@ mod tests {
     /// Adds `(ms, all, bad)` one after the other and compares the sum at `now_ms`.
     #[track_caller]
     fn check(added: &[(u64, u64, u64)], now_ms: u64, expected: (u64, u64)) {
-        let window = Window::<3>::new(1000);
+        let window = Window::<3, 1000>::new();
         for (at, all, bad) in added {
             window.add(*at, *all, *bad);
         }

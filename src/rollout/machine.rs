@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Situation;
 use super::decision::{Decision, Why};
-use super::evidence::{ACT_AT, Hour, Recent};
+use super::evidence::{Hour, Recent};
 use super::phase::Phase;
 use super::policy::Policy;
 use super::reader::{Counts, Live, Tally};
@@ -148,6 +148,11 @@ impl Machine {
         if self.trial.as_ref().is_none_or(Trial::is_over) { STEP_IDLE } else { STEP }
     }
 
+    /// The phase of the canary's trial, if there is one.
+    pub fn phase(&self) -> Option<&Phase> {
+        self.trial.as_ref().map(Trial::phase)
+    }
+
     /// The policy in force.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -259,17 +264,4 @@ pub struct Report {
     pub stable_hour: Counts,
     /// The last decision in a sentence.
     pub said: String,
-}
-
-impl Report {
-    /// The reports' common threshold.
-    pub(super) const THRESHOLD: f64 = ACT_AT;
-}
-
-/// For whoever asks only for the phase.
-impl Machine {
-    /// The phase of the canary's trial, if there is one.
-    pub fn phase(&self) -> Option<&Phase> {
-        self.trial.as_ref().map(Trial::phase)
-    }
 }

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod phase;
 pub mod policy;
 pub mod reader;
+mod suspension;
 pub mod tracks;
 mod trial;
 

@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::{Decision, Suspicion, Why};
 use super::evidence::{
-    ACT_AT, CONFIRM_MIN, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed,
-    rows_are_chance, stable_was_ill, stable_was_well, tolerated_rate,
+    ACT_AT, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed, tolerated_rate,
 };
 use super::ledger::{TRIP_AFTER, TRUSTED_AFTER};
 use super::machine::{Nature, Report, Seen, moved};
-use super::phase::{Ends, Phase, Suspension};
-use super::policy::{FEW, Instances, Latency, Policy, fair};
+use super::phase::{Ends, Phase};
+use super::policy::{FEW, Instances, Policy, fair};
 use super::reader::{Counts, Tally};
 use crate::names::Share;
 
@@ -26,22 +25,12 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(60);
 const PROBE_INTERVAL_LATE: Duration = Duration::from_secs(5);
 /// A probe whose answer is not told by then is asked again.
 const PROBE_LOST: Duration = Duration::from_secs(5);
-/// A suspended canary that answers no probe for this long has failed.
-const SILENT_MAX: Duration = Duration::from_secs(30);
 /// Suspensions that the environment may cause before nothing can be concluded.
 pub const ENVIRONMENT_MAX: u8 = 3;
-/// Suspensions for latency before the trial is held, or fails if the policy says so.
-const LATENCY_MAX: u8 = 3;
-/// Stable must have been well for this long before a canary it was ill with gets its share back.
-const WELL_FOR: Duration = Duration::from_secs(20);
 /// A disturbed time, or a suspension with enough requests, that does not tell who is to blame.
-const UNCLEAR_AFTER: Duration = Duration::from_secs(600);
-/// A suspension that lacks even the requests to tell.
-const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const UNCLEAR_AFTER: Duration = Duration::from_secs(600);
 /// Between giving up on a conclusion and a new beginning.
-const HOLD: Duration = Duration::from_secs(600);
-/// New beginnings that end the same way, before it is no longer judged.
-const HOLDS_MAX: u8 = 3;
+pub(super) const HOLD: Duration = Duration::from_secs(600);
 /// How long a canary told by its age is watched after the ramp before it is one of the others.
 const WATCH: Duration = Duration::from_secs(300);
 /// Between two looks at whether traffic asks for another share within a step.
@@ -55,8 +44,6 @@ const SLOWER_BY: Duration = Duration::from_millis(100);
 const LEANS_AT: f64 = 4.0;
 /// ... and for how many times as many.
 const LEANS_FACTOR: u32 = 4;
-/// CONFIRM looks at the whole span of the evidence, and at so much of its end apart.
-const LATELY: Duration = Duration::from_secs(10);
 
 /// What a step works with.
 pub(super) struct Context<'a> {
@@ -72,49 +59,49 @@ pub(super) struct Context<'a> {
 /// One canary's trial.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Trial {
-    version: String,
-    began: Duration,
-    phase: Phase,
+    pub(super) version: String,
+    pub(super) began: Duration,
+    pub(super) phase: Phase,
     /// In ten-thousandths.
-    share: u16,
+    pub(super) share: u16,
     /// The most stable instances there were.
-    stables_before: u16,
+    pub(super) stables_before: u16,
     /// When the last probe was asked for, and whether its answer is due.
-    probe_asked: Option<Duration>,
-    probe_due: bool,
+    pub(super) probe_asked: Option<Duration>,
+    pub(super) probe_due: bool,
     /// When the probes were passed: the warm-up begins.
-    ready: Duration,
-    failures: Ratio,
-    better: Ratio,
-    slowness: Ratio,
-    rate: Rate,
+    pub(super) ready: Duration,
+    pub(super) failures: Ratio,
+    pub(super) better: Ratio,
+    pub(super) slowness: Ratio,
+    pub(super) rate: Rate,
     /// Whether stable's hour says enough for test H.
-    history: bool,
+    pub(super) history: bool,
     /// Only what was drawn from here on is evidence.
-    evidence_from: Duration,
+    pub(super) evidence_from: Duration,
     /// Both arms since then.
-    canary: Counts,
-    stable: Counts,
+    pub(super) canary: Counts,
+    pub(super) stable: Counts,
     /// When the oldest epoch with a canary failure began, and what stable did since.
-    failed_from: Option<Duration>,
-    stable_since_failure: Counts,
-    step_from: Duration,
-    step_time: Duration,
+    pub(super) failed_from: Option<Duration>,
+    pub(super) stable_since_failure: Counts,
+    pub(super) step_from: Duration,
+    pub(super) step_time: Duration,
     /// How long stable has failed unusually often without a break.
-    disturbed: Duration,
-    step_canary: Counts,
-    share_set: Duration,
-    thin: bool,
-    by_environment: u8,
-    by_latency: u8,
+    pub(super) disturbed: Duration,
+    pub(super) step_canary: Counts,
+    pub(super) share_set: Duration,
+    pub(super) thin: bool,
+    pub(super) by_environment: u8,
+    pub(super) by_latency: u8,
     /// Three suspensions for slowness changed nothing: it is no reason any more.
-    slow_is_known: bool,
+    pub(super) slow_is_known: bool,
     /// Rows of three failures.
-    rows: u32,
-    holds: u8,
+    pub(super) rows: u32,
+    pub(super) holds: u8,
     /// The ledger has to forget what it knows about this canary.
     #[serde(skip)]
-    anew: bool,
+    pub(super) anew: bool,
 }
 
 impl Trial {
@@ -328,137 +315,7 @@ impl Trial {
         (evidence >= ACT_AT && above).then_some((Suspicion::Slower { evidence, canary, stable, limit }, Ends::Probed))
     }
 
-    fn suspend(&mut self, cx: &mut Context<'_>, suspicion: Suspicion, ends: Ends, step: Option<usize>) {
-        let recent = cx.recent;
-        // Failures in a row are seen before their epoch settles.
-        let row_from = if let Suspicion::InRow { .. } = suspicion { cx.seen.live.failing_from } else { cx.now };
-        let evidence_from = match (suspicion, self.failed_from) {
-            // These look back over the whole trial.
-            (Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. }, Some(from)) => from,
-            _ => recent.first_canary_failure(self.evidence_from).unwrap_or_else(|| recent.end().min(row_from)),
-        };
-        let stable = match suspicion {
-            Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. } if self.failed_from.is_some() => self.stable_since_failure,
-            _ => recent.stable(evidence_from),
-        };
-        let lately_from = evidence_from.max(row_from.min(recent.end().saturating_sub(LATELY)));
-        let lately = recent.stable(lately_from);
-        let (at, answered) = (cx.now, cx.now);
-        let in_row = matches!(suspicion, Suspicion::InRow { .. } | Suspicion::SlowInRow { .. });
-        self.rows += u32::from(matches!(suspicion, Suspicion::InRow { .. }));
-        let suspension = Suspension { ends, at, evidence_from, stable, lately, lately_from, step, in_row, good: 0, answered };
-        self.phase = Phase::Suspended(suspension);
-        self.probe_due = false;
-        self.say(cx, Share::ZERO, Why::Suspected(suspicion));
-    }
-
-    fn suspended(&mut self, cx: &mut Context<'_>) {
-        let Phase::Suspended(suspension) = &self.phase else { return };
-        let (stable, ends, since) = (suspension.stable, suspension.ends, cx.now.saturating_sub(suspension.at));
-        match ends {
-            Ends::Confirmed => self.confirm(cx),
-            Ends::Probed => self.probe_again(cx),
-        }
-        let unclear =
-            since >= UNCLEAR_AFTER && (stable.all >= CONFIRM_MIN || ends == Ends::Probed) || since >= UNCLEAR_THIN_AFTER;
-        if unclear && matches!(self.phase, Phase::Suspended(_)) {
-            self.hold(cx, Why::Unclear { stable, after: since, again: HOLD });
-        }
-    }
-
-    /// CONFIRM: is stable well over the whole span of the evidence? Then the canary is to blame. Otherwise the environment is, and
-    /// the canary gets its share back when stable is well again.
-    fn confirm(&mut self, cx: &mut Context<'_>) {
-        let Phase::Suspended(suspension) = &self.phase else { return };
-        let Suspension { stable, lately, step, at, in_row, .. } = *suspension;
-        let end = cx.recent.end();
-        // What stable did beside the last failure has to be judged before it can be compared.
-        let well = end > at && stable_was_well(stable, self.tolerated()) == Some(true);
-        if well && !stable_was_ill(lately, self.tolerated()) {
-            let (attempts, tolerated) = (self.canary.all.saturating_add(cx.seen.live.pending.all), self.tolerated());
-            if in_row && rows_are_chance(self.rows, attempts, tolerated) {
-                self.resume(cx, step, Why::Chance { attempts, tolerated });
-                return;
-            }
-            self.phase = Phase::Failed { at: cx.now };
-            self.say(cx, Share::ZERO, Why::Blamed { stable });
-            return;
-        }
-        let since = cx.recent.stable(end.saturating_sub(WELL_FOR));
-        let well = since.all > 0 && f64::from(since.fail) <= f64::from(since.all) * self.tolerated() + 1.0;
-        let canary = cx.seen.situation.canary;
-        let waited = end > at + WELL_FOR && stable.all >= CONFIRM_MIN;
-        if stable.fail == 0 || !well || !waited || canary.fit * 2 < canary.instances || cx.recent.is_anomalous(self.tolerated()) {
-            return;
-        }
-        self.by_environment = self.by_environment.saturating_add(1);
-        let times = self.by_environment;
-        if times >= ENVIRONMENT_MAX {
-            self.hold(cx, Why::Inconclusive { times, again: HOLD });
-            return;
-        }
-        // What was seen in a disturbed time is not held against anybody.
-        self.rate.reset();
-        self.failures.reset();
-        self.better.reset();
-        (self.canary, self.stable) = (Counts::default(), Counts::default());
-        (self.failed_from, self.stable_since_failure) = (None, Counts::default());
-        self.evidence_from = cx.now;
-        self.resume(cx, step, Why::Environment { stable, times });
-    }
-
-    /// SLOW: three probes answered in time give the share back, thirty seconds of silence end the trial.
-    fn probe_again(&mut self, cx: &mut Context<'_>) {
-        let answer = self.answered(cx);
-        let in_time = cx.seen.situation.probed.is_some_and(|probed| probed.status.is_some());
-        let Phase::Suspended(suspension) = &mut self.phase else { return };
-        match answer {
-            Some(true) => suspension.good += 1,
-            Some(false) => suspension.good = 0,
-            None => {}
-        }
-        if in_time {
-            suspension.answered = cx.now;
-        }
-        let streak = suspension.in_row;
-        let (good, step, silent) = (suspension.good, suspension.step, cx.now.saturating_sub(suspension.answered));
-        if silent >= SILENT_MAX {
-            self.phase = Phase::Failed { at: cx.now };
-            self.say(cx, Share::ZERO, Why::DoesNotAnswer { after: silent });
-        } else if good < PROBES_GOOD {
-            self.ask(cx);
-        } else {
-            self.by_latency = self.by_latency.saturating_add(1);
-            let times = self.by_latency;
-            self.slowness.reset();
-            match cx.policy.latency {
-                _ if times < LATENCY_MAX => self.resume(cx, step, Why::AnswersAgain { good }),
-                Latency::Fail => {
-                    self.phase = Phase::Failed { at: cx.now };
-                    self.say(cx, Share::ZERO, Why::TooSlow { times });
-                }
-                Latency::Suspend if streak => self.hold(cx, Why::SlowAgain { times, again: HOLD }),
-                Latency::Suspend => {
-                    self.slow_is_known = true;
-                    self.resume(cx, step, Why::SlowButAnswers { times });
-                }
-            }
-        }
-    }
-
-    /// Nothing can be concluded now: later, but not for ever.
-    fn hold(&mut self, cx: &mut Context<'_>, why: Why) {
-        self.holds = self.holds.saturating_add(1);
-        if self.holds < HOLDS_MAX {
-            self.phase = Phase::Hold { until: cx.now + HOLD };
-            self.say(cx, Share::ZERO, why);
-        } else {
-            self.phase = Phase::Released { at: cx.now };
-            self.say(cx, Share::ZERO, Why::Released { holds: self.holds });
-        }
-    }
-
-    fn resume(&mut self, cx: &mut Context<'_>, step: Option<usize>, why: Why) {
+    pub(super) fn resume(&mut self, cx: &mut Context<'_>, step: Option<usize>, why: Why) {
         match step {
             Some(step) => self.enter(cx, step, why),
             None => self.earn(cx, why),
@@ -542,21 +399,21 @@ impl Trial {
     }
 
     /// Sets the share and says why.
-    fn say(&mut self, cx: &mut Context<'_>, to: Share, why: Why) {
+    pub(super) fn say(&mut self, cx: &mut Context<'_>, to: Share, why: Why) {
         cx.decisions.push(moved(self.share(), to, why));
         self.share = to.ten_thousandths();
         self.share_set = cx.now;
     }
 
     /// The answer to the probe asked for, if it has come.
-    fn answered(&mut self, cx: &Context<'_>) -> Option<bool> {
+    pub(super) fn answered(&mut self, cx: &Context<'_>) -> Option<bool> {
         let probed = cx.seen.situation.probed.filter(|_| self.probe_due)?;
         self.probe_due = false;
         Some(probed.is_good())
     }
 
     /// Asks for a probe when one is due.
-    fn ask(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn ask(&mut self, cx: &mut Context<'_>) {
         let silent = matches!(self.phase, Phase::Probe { good: 0 }) && cx.now.saturating_sub(self.began) >= PROBE_PATIENCE;
         let wait = if self.probe_due {
             PROBE_LOST
@@ -582,7 +439,7 @@ impl Trial {
             evidence_history: self.rate.value(),
             evidence_slow: self.slowness.value(),
             evidence_better: self.better.value(),
-            threshold: Report::THRESHOLD,
+            threshold: ACT_AT,
             tolerated_rate: self.tolerated(),
             canary: self.canary,
             stable: self.stable,

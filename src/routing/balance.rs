@@ -68,6 +68,9 @@ pub fn pick<T>(
     view: impl Fn(&T) -> Option<Candidate>,
     permit: impl Fn(&T) -> bool,
 ) -> Option<Picked> {
+    if let Some(index) = quick(servers, strategy, wheel, random, &view) {
+        return Some(Picked { index, because: Because::Turn });
+    }
     let mut census = Census::default();
     for (index, server) in servers.iter().enumerate() {
         let Some(candidate) = view(server) else { continue };
@@ -90,6 +93,34 @@ pub fn pick<T>(
     };
     // A server may have changed between the two looks; then the last one counted is as good as any.
     Some(Picked { index: index.unwrap_or(chosen.last), because })
+}
+
+/// The everyday case in one pass: everybody takes part, is available and weighs the same.
+fn quick<T>(
+    servers: &[T],
+    strategy: Strategy,
+    wheel: &Wheel,
+    random: u64,
+    view: &impl Fn(&T) -> Option<Candidate>,
+) -> Option<usize> {
+    let weight = view(servers.first()?)?.weight;
+    let is_plain = |candidate: Candidate| {
+        let Candidate { standing, tried, suspended, .. } = candidate;
+        let takes_part = !tried && !suspended && candidate.weight == weight && weight > 0;
+        takes_part && standing == Standing::Available { weight: FULL }
+    };
+    if !servers.iter().all(|server| view(server).is_some_and(is_plain)) {
+        return None;
+    }
+    match (servers.len(), strategy) {
+        (1, _) => Some(0),
+        (count, Strategy::Wrr) => Some(wheel.0.fetch_add(1, Relaxed) % count),
+        (count, Strategy::P2c) => {
+            let (first, second) = two_of(count, random);
+            let in_flight = |index: usize| servers.get(index).and_then(view).map(|candidate| candidate.in_flight);
+            Some(if in_flight(first) <= in_flight(second) { first } else { second })
+        }
+    }
 }
 
 /// The best ones, from best to worst.
@@ -258,10 +289,7 @@ fn divisor(a: u64, b: u64) -> u64 {
 
 /// The less busy of two different ones, by requests in flight for their weight.
 fn less_busy(eligible: impl Iterator<Item = (usize, Candidate)>, count: usize, random: u64) -> Option<usize> {
-    let first = scaled(random as u32, count);
-    // Among the others: skip the first one's place.
-    let second = scaled((random >> 32) as u32, count - 1);
-    let second = if second >= first { second + 1 } else { second };
+    let (first, second) = two_of(count, random);
     let mut drawn = eligible.enumerate().filter(|(place, _)| *place == first || *place == second).map(|(_, found)| found);
     let (a, b) = (drawn.next()?, drawn.next());
     let Some(b) = b else { return Some(a.0) };
@@ -273,6 +301,14 @@ fn less_busy(eligible: impl Iterator<Item = (usize, Candidate)>, count: usize, r
         std::cmp::Ordering::Equal => first_drawn,
         std::cmp::Ordering::Greater => b.0,
     })
+}
+
+/// Two different places below `count`, which is at least 2.
+fn two_of(count: usize, random: u64) -> (usize, usize) {
+    let first = scaled(random as u32, count);
+    // Among the others: skip the first one's place.
+    let second = scaled((random >> 32) as u32, count.saturating_sub(1));
+    (first, if second >= first { second + 1 } else { second })
 }
 
 /// A random word as a place below `count`.
