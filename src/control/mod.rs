@@ -33,7 +33,7 @@ use crate::config::dynamic::{Definitions, Endpoint, HealthCheck, Provided};
 use crate::config::install::{Install, RolloutSettings};
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::names::{Name, Share};
-use crate::observe::metrics::{Metrics, Published, RolloutSeen};
+use crate::observe::metrics::{Metrics, Published, RolloutMetrics, RolloutSeen};
 use crate::provider::consul::state::ConsulState;
 use crate::provider::file::FileState;
 use crate::rollout::Report;
@@ -100,6 +100,8 @@ pub struct Control {
     rebuilt_at: Option<Instant>,
     /// What the last compilation found wrong.
     compile_problems: Problems,
+    /// What was found wrong with the certificates of files.
+    certificate_problems: Problems,
     /// What was said of problems last, so that nothing is said twice.
     said: Vec<String>,
     started: Instant,
@@ -107,6 +109,8 @@ pub struct Control {
     resolver: Arc<TokioResolver>,
     /// Tasks that check servers, by service.
     checks: BTreeMap<Name, (Arc<HealthCheck>, Vec<AbortHandle>)>,
+    /// Rollouts that are under way, as the metrics show them: they do as long as somebody holds these.
+    shown: BTreeMap<Name, Arc<RolloutMetrics>>,
     probed: mpsc::Sender<Probe>,
 }
 
@@ -164,9 +168,11 @@ impl Control {
             rebuild_at: None,
             rebuilt_at: None,
             compile_problems: Problems::new(),
+            certificate_problems: Problems::new(),
             said: Vec::new(),
             started: clock::now(),
             checks: BTreeMap::new(),
+            shown: BTreeMap::new(),
             probed,
         };
         control.rebuild(control.started);
@@ -187,7 +193,9 @@ impl Control {
         self.apply_endpoints(&provider);
         if needs_rebuild {
             let now = clock::now();
-            let due = self.rebuilt_at.map_or(now, |last| (last + self.install.providers.throttle).max(now));
+            // Until every provider has had its first word nobody is served well, so nothing is put off.
+            let last = self.rebuilt_at.filter(|_| *self.outputs.ready.borrow());
+            let due = last.map_or(now, |last| (last + self.install.providers.throttle).max(now));
             self.rebuild_at = Some(self.rebuild_at.map_or(due, |pending| pending.min(due)));
         }
         self.say_problems();
@@ -196,6 +204,16 @@ impl Control {
     /// Gives the services of a provider the servers it says they have.
     fn apply_endpoints(&mut self, provider: &Arc<str>) {
         let Some(provided) = self.provided.get(provider).cloned() else { return };
+        // A service whose last instance left is not even named any more; until it is compiled away it must lose its servers.
+        let is_named = |layer: Layer, name: &str| match layer {
+            Layer::Http => provided.endpoints.http.contains_key(name),
+            Layer::Tcp => provided.endpoints.tcp.contains_key(name),
+        };
+        let of_provider = self.weighings.keys().filter(|(_, name)| name.provider() == &**provider);
+        let left: Vec<(Layer, Name)> = of_provider.filter(|(layer, name)| !is_named(*layer, name.name())).cloned().collect();
+        for key in left {
+            self.see(key, &[]);
+        }
         for (layer, endpoints) in [(Layer::Http, &provided.endpoints.http), (Layer::Tcp, &provided.endpoints.tcp)] {
             for (name, endpoints) in endpoints {
                 self.see((layer, Name::new(name.as_str(), Arc::clone(provider))), endpoints);
@@ -217,6 +235,7 @@ impl Control {
     fn carry_out(&mut self, key: &(Layer, Name), to_do: ToDo) {
         for server in to_do.joined {
             self.watch_server(key, &server);
+            self.check_server(key, &server);
         }
         if let Some((server, path)) = to_do.probe {
             let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
@@ -232,7 +251,7 @@ impl Control {
         self.publish_report(key);
     }
 
-    /// Counts, resolves and checks a server as long as it is there.
+    /// Counts and resolves a server as long as it is there.
     fn watch_server(&mut self, key: &(Layer, Name), server: &Arc<Server>) {
         if key.0 == Layer::Http {
             server.set_metrics(self.outputs.metrics.server(&key.1.to_string(), &server.url));
@@ -240,6 +259,10 @@ impl Control {
         if server.is_named() {
             tokio::spawn(resolve::follow(Arc::clone(&self.resolver), Arc::downgrade(server)));
         }
+    }
+
+    /// Checks a server as its service declares it.
+    fn check_server(&mut self, key: &(Layer, Name), server: &Arc<Server>) {
         if let Some((check, tasks)) = self.checks.get_mut(&key.1).filter(|_| key.0 == Layer::Http) {
             let task = tokio::spawn(check::follow(self.checker.clone(), Arc::downgrade(server), Arc::clone(check)));
             tasks.retain(|task| !task.is_finished());
@@ -291,7 +314,7 @@ impl Control {
             }
             self.checks.insert(name.clone(), (check, Vec::new()));
             for member in service.arms().members() {
-                self.watch_server(&(Layer::Http, name.clone()), &member.server);
+                self.check_server(&(Layer::Http, name.clone()), &member.server);
             }
         }
     }
@@ -311,6 +334,7 @@ impl Control {
         };
         self.registry.retain(is_there);
         self.weighings.retain(|(layer, name), _| is_there(*layer, name));
+        self.shown.retain(|name, _| is_there(Layer::Http, name));
         self.outputs.wanted.send_if_modified(|now| {
             let new: Wanted = wanted.into_iter().collect();
             let is_new = *now != new;
@@ -344,8 +368,7 @@ impl Control {
         }
         let (loaded, problems) = certificate::load_all(&files);
         let (default, more) = certificate::load_all(default.as_slice());
-        say(&problems, &mut self.said);
-        say(&more, &mut self.said);
+        self.certificate_problems = [problems, more].concat();
         self.outputs.certificates.publish_files(&loaded, default.first());
     }
 
@@ -357,6 +380,7 @@ impl Control {
             .flat_map(|provided| &provided.problems)
             .chain(self.files.problems())
             .chain(&self.compile_problems)
+            .chain(&self.certificate_problems)
             .cloned()
             .collect();
         let errors = all.iter().filter(|problem| problem.severity == Severity::Error).count();
@@ -364,10 +388,16 @@ impl Control {
         say(&all, &mut self.said);
     }
 
-    fn publish_report(&self, key: &(Layer, Name)) {
+    fn publish_report(&mut self, key: &(Layer, Name)) {
         let Some(weighing) = self.weighings.get(key).filter(|_| key.0 == Layer::Http) else { return };
         let report = weighing.report();
-        self.outputs.metrics.rollout(&key.1.to_string()).set(rollout_seen(&report));
+        if report.version.is_some() {
+            let metrics = &self.outputs.metrics;
+            let shown = self.shown.entry(key.1.clone()).or_insert_with(|| metrics.rollout(&key.1.to_string()));
+            shown.set(rollout_seen(&report));
+        } else {
+            self.shown.remove(&key.1);
+        }
         let mut all = BTreeMap::clone(&self.outputs.rollouts.load());
         match serde_json::to_value(&report) {
             Ok(value) if report.version.is_some() => drop(all.insert(key.1.clone(), value)),
@@ -528,11 +558,16 @@ fn rollout_seen(report: &Report) -> RolloutSeen {
     }
 }
 
-/// Logs the problems that were not said before, and remembers what holds now.
+/// Logs the problems that were not said before, and remembers what holds now: a mistake that comes back is said again.
 fn say(problems: &[Problem], said: &mut Vec<String>) {
+    let before = std::mem::take(said);
     for problem in problems {
         let text = problem.to_string();
         if said.contains(&text) {
+            continue;
+        }
+        if before.contains(&text) {
+            said.push(text);
             continue;
         }
         match problem.severity {

@@ -142,6 +142,10 @@ impl Attempt {
 
     /// The head of an answer came.
     pub fn answered(&mut self, now: Instant, status: u16) {
+        if let Some(asked) = self.hedge.as_ref().and_then(|hedge| hedge.loser()) {
+            // Whoever was asked in vain may have been on trial: another request may try it now.
+            self.service.record_health(asked, now, Fared::Ignored);
+        }
         if let Some(substitute) = self.hedge.as_ref().and_then(|hedge| hedge.substitute()).cloned() {
             let fared = if failure::is_failure(status) { Fared::Failed } else { Fared::Ok };
             self.service.record_health(&substitute, now, fared);
@@ -159,7 +163,7 @@ impl Attempt {
 
     /// It failed.
     pub fn failed(&mut self, now: Instant, failure: Failure) {
-        let was_late = self.hedge.as_ref().is_some_and(|hedge| hedge.was_asked());
+        let was_late = now.saturating_duration_since(self.started) >= self.judged_at;
         let (fared, verdict) = match failure {
             Failure::Connect => (Fared::Refused, Verdict::Fail),
             Failure::ConnectTimeout | Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken => {
@@ -169,7 +173,7 @@ impl Attempt {
             Failure::ClientGone | Failure::Internal | Failure::Stale | Failure::Shielded => (Fared::Ignored, Verdict::Ignored),
         };
         if failure == Failure::BodyBroken && self.is_settled {
-            self.service.record_health(self.guard.server(), now, Fared::Failed);
+            self.service.record_health(self.answering(), now, Fared::Failed);
             return;
         }
         self.settle(now, fared, verdict);

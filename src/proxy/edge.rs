@@ -62,7 +62,7 @@ impl ProxyHttp for Edge {
     }
 
     async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
-        upstream::answered(session, head, context)
+        upstream::answered(&self.shared, session, head, context)
     }
 
     fn response_body_filter(
@@ -103,10 +103,11 @@ impl ProxyHttp for Edge {
         is_reused: bool,
     ) -> Box<Error> {
         let failure = failure_of(&error, is_reused, session.response_written().is_some());
-        let is_replayable = !session.as_ref().retry_buffer_truncated();
-        let repeat =
-            session.response_written().is_none() && upstream::attempt_failed(&self.shared, context, failure, is_replayable);
-        error.set_retry(repeat);
+        // An answer that has begun cannot be taken back; that it broke off is the server's fault all the same.
+        let is_replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+        context.origin_ended(clock::now());
+        let repeat = upstream::attempt_failed(&self.shared, context, failure, is_replayable);
+        error.set_retry(repeat && session.response_written().is_none());
         error
     }
 

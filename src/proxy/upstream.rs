@@ -39,14 +39,19 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
         0 => service.choose_first(now),
         _ => service.choose_other(now, &context.tried).map(|server| (server, None)),
     };
-    let Some((server, draw)) = choice else { return Err(Error::new(ErrorType::HTTPStatus(503))) };
+    let Some((server, draw)) = choice else {
+        // After an attempt there is no other server; what went wrong with it is what the client is told.
+        let status = context.seen.failure.filter(|_| context.attempts > 0).map_or(503, Failure::status);
+        return Err(Error::new(ErrorType::HTTPStatus(status)));
+    };
+    // From here on the draw is given back however this ends.
+    let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
     let Some(address) = server.address() else { return Err(Error::new(ErrorType::HTTPStatus(502))) };
     context.attempts += 1;
     context.seen.server = Some(Arc::clone(&server));
     let settings = service.settings();
     let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings, session));
     set_options(&mut peer, &server, &settings, shared);
-    let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
     if may_hedge(&attempt, context, &server) {
         let outcome = hedge(&mut peer, &service, &settings, shared);
         attempt.set_hedge(outcome);
@@ -120,6 +125,9 @@ fn may_hedge(attempt: &Attempt, context: &Context, server: &Server) -> bool {
 fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, shared: &Shared) -> Arc<hedge::Outcome> {
     let outcome = Arc::new(hedge::Outcome::default());
     let service = Arc::clone(service);
+    // A pooled connection could not be hedged, and a hedged one may end at another server: neither is used again.
+    peer.group_key = Server::lone_pool();
+    peer.options.idle_timeout = Some(Duration::ZERO);
     peer.options.custom_l4 = Some(Arc::new(hedge::Dialler {
         patience: shared.judged_at,
         dial_timeout: settings.transport.dial_timeout.min(hedge::DIAL_TIMEOUT_MAX),
@@ -146,13 +154,13 @@ pub fn address(head: &mut RequestHeader, context: &Context) -> Result<()> {
 }
 
 /// A server answered: judges its status, and runs the response side of the middlewares.
-pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+pub fn answered(shared: &Shared, session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
     let status = head.status.as_u16();
     if head.status.is_informational() && status != 101 {
         return Ok(());
     }
     let now = clock::now();
-    let is_shielded = failure::is_failure(status) && may_shield(session, context);
+    let is_shielded = failure::is_failure(status) && may_shield(shared, session, context);
     if let Some(attempt) = &mut context.attempt {
         attempt.answered(now, status);
         context.seen.server = Some(Arc::clone(attempt.answering()));
@@ -166,14 +174,18 @@ pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut 
     Ok(())
 }
 
-/// Whether stable can answer instead of a canary that failed.
-fn may_shield(session: &Session, context: &Context) -> bool {
-    let Some(attempt) = &context.attempt else { return false };
+/// Whether stable can and may answer instead of a canary that failed. Yes takes it from the budget.
+fn may_shield(shared: &Shared, session: &Session, context: &Context) -> bool {
+    let (Some(attempt), Some(service)) = (&context.attempt, &context.service) else { return false };
+    let now = clock::now();
     attempt.is_canary()
         && context.attempts == 1
+        && shared.install.own.attempts_max > 1
         && context.is_idempotent
+        && session.response_written().is_none()
         && !session.as_ref().retry_buffer_truncated()
-        && context.service.as_ref().is_some_and(|service| service.has_shield(clock::now()))
+        && service.has_shield(now)
+        && service.may_retry(now, &[])
 }
 
 /// An attempt failed. True when the request is to be tried on another server.
@@ -195,5 +207,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
         attempts: context.attempts,
         attempts_max: shared.install.own.attempts_max,
     };
-    failure.may_repeat(repeat) && context.service.as_ref().is_some_and(|service| service.may_retry(clock::now(), &context.tried))
+    // The shield has taken its part of the budget before it gave up the canary's answer.
+    let may_retry = |service: &Arc<Service>| failure == Failure::Shielded || service.may_retry(clock::now(), &context.tried);
+    failure.may_repeat(repeat) && context.service.as_ref().is_some_and(may_retry)
 }
