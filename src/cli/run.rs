@@ -27,11 +27,19 @@ pub fn run(flags: &[String]) -> ExitCode {
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "tidegate starts");
     say(&problems);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&format!("runtime cannot be started: {error}")),
     };
     runtime.block_on(serve(install, log))
+}
+
+/// As many threads as the process may use processors. With one, nothing is handed from thread to thread at all.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder =
+        if processors == 1 { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    builder.enable_all().thread_name("tidegate").build()
 }
 
 async fn serve(install: Install, log: Log) -> ExitCode {

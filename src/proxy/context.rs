@@ -61,7 +61,7 @@ pub struct Context {
     /// What the request left behind in the middlewares of its route.
     pub memo: Option<Memo>,
     /// What changes the body of the answer.
-    pub transform: Option<BodyTransform>,
+    pub transform: Option<Box<BodyTransform>>,
     /// What the log says of who answered.
     pub seen: Seen,
 }
@@ -239,7 +239,7 @@ impl Context {
         forwarded::receive_answer(&mut parts.headers, parts.status);
         if let (Some(chain), Some(memo)) = (chain, &self.memo) {
             let mut view = ResponseHead { status: parts.status, headers: &mut parts.headers, is_bodiless: is_head_request };
-            self.transform = chain.on_response(memo, &mut view);
+            self.transform = chain.on_response(memo, &mut view).map(Box::new);
         }
         *head = ResponseHeader::from(parts);
     }
