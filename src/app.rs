@@ -144,7 +144,9 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
         install: Arc::clone(&install),
     });
     let (wanted, wanted_seen) = watch::channel(Vec::new());
-    start_acme(&install, &certificates, &challenges, wanted_seen, environment, &shutdown);
+    let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
+    let obtaining = Obtaining { wanted: wanted_seen, addresses: addresses_seen.clone(), shutdown: shutdown.clone() };
+    start_acme(&install, &certificates, &challenges, obtaining, environment);
 
     let (reload, reload_seen) = watch::channel(0);
     let inputs =
@@ -156,7 +158,6 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
 
     let drain = Arc::new(Drain::default());
     let front = Fronts::new(&shared, &drain, entrypoints, connections);
-    let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
     let (failed, failure) = watch::channel(None);
     tokio::spawn(listen(front, sockets, ready_seen, Arc::clone(&shared), addresses, failed));
     Ok(Running { shared, drain, log, reload, shutdown, addresses: addresses_seen, failure })
@@ -272,13 +273,19 @@ fn challenge_entrypoints(install: &Install, entrypoints: &[Arc<Entrypoint>]) -> 
     entrypoints.iter().filter(|entrypoint| names.contains(&*entrypoint.name)).map(|entrypoint| entrypoint.index).collect()
 }
 
+/// What obtaining certificates waits for.
+struct Obtaining {
+    wanted: watch::Receiver<acme_run::Wanted>,
+    addresses: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    shutdown: CancellationToken,
+}
+
 fn start_acme(
     install: &Install,
     store: &Arc<CertificateStore>,
     challenges: &Arc<OpenChallenges>,
-    wanted: watch::Receiver<acme_run::Wanted>,
+    obtaining: Obtaining,
     environment: Environment<'_>,
-    shutdown: &CancellationToken,
 ) {
     if install.resolvers.is_empty() {
         return;
@@ -289,7 +296,19 @@ fn start_acme(
     resolvers.publish(store);
     let (states, _): (watch::Sender<Vec<CertificateState>>, _) = watch::channel(Vec::new());
     let shared = acme_run::Shared { store: Arc::clone(store), challenges: Arc::clone(challenges), states };
-    tokio::spawn(acme_run::run(resolvers, wanted, shared, shutdown.clone()));
+    let Obtaining { wanted, mut addresses, shutdown } = obtaining;
+    let count = install.entrypoints.len();
+    tokio::spawn(async move {
+        // The CA fetches the challenge from us, so nothing is ordered before we listen: it would fail, and be put off.
+        let is_listening = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => false,
+            all = addresses.wait_for(|addresses| addresses.len() == count) => all.is_ok(),
+        };
+        if is_listening {
+            acme_run::run(resolvers, wanted, shared, shutdown).await;
+        }
+    });
 }
 
 fn start_consul(
