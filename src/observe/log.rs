@@ -23,13 +23,15 @@ use super::moment::with_second;
 use crate::clock;
 use crate::config::install;
 
-/// What the engine says about clients that come and go; a bare TCP connect, as a health check makes it, is among them.
+/// What the engine says about clients that come and go; a bare TCP connect, as a health check makes it, is among them. And about an
+/// idle connection to a server that ended in the moment it was to be used: another one is opened then.
 const NOISE: &[&str] = &[
     "HTTP server fails to read from downstream",
     "HTTP server fails to write to downstream",
     "HTTP server fails to finish the request",
     "H2 handshake error",
     "failed to send error response to downstream",
+    "failed to acquire reusable stream",
 ];
 
 /// The running log.
@@ -348,6 +350,7 @@ mod tests {
                 tracing_log::format_trace(&log::Record::builder().level(level).target(target).args(message).build()).unwrap();
             };
             record(log::Level::Error, "pingora_core::apps", format_args!("HTTP server fails to read from downstream: closed"));
+            record(log::Level::Error, "pingora_core::connectors", format_args!("failed to acquire reusable stream"));
             record(log::Level::Error, "pingora_core::apps", format_args!("H2 handshake error reset"));
             record(log::Level::Warn, "pingora_proxy", format_args!("Upstream body is already finished"));
             record(log::Level::Info, "pingora_core::server", format_args!("Starting up"));

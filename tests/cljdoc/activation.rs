@@ -29,8 +29,9 @@ impl Systemd {
         let folder = tempfile::tempdir().unwrap();
         let dynamic = folder.path().join("dynamic.yaml");
         let install = format!(
-            "entryPoints: {{ web: {{ address: \":80\" }} }}\nproviders: {{ file: {{ filename: \"{}\" }} }}\n",
-            dynamic.display()
+            "entryPoints: {{ web: {{ address: \":80\" }} }}\nproviders: {{ file: {{ filename: \"{}\" }} }}\nlog: {{ filePath: \"{}\" }}\n",
+            dynamic.display(),
+            folder.path().join("log").display()
         );
         std::fs::write(folder.path().join("traefik.yaml"), install).unwrap();
         let routes = format!(

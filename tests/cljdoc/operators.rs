@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::client::plain;
 use crate::process::{Process, free_ports, program, until};
 use crate::stage::Stage;
 
@@ -131,6 +132,31 @@ async fn ping_api_and_commands_say_that_all_is_well() {
         assert_eq!(stage.browser.get("/", &[]).await.status, 200);
     }
     assert!(tidegate.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs CONSUL_BIN, PEBBLE_BIN and PEBBLE_CHALLTESTSRV_BIN (make tools)"]
+async fn until_the_catalog_has_spoken_ping_says_503_and_no_visitor_is_let_in() {
+    let stage = Stage::set().await;
+    let [nobody] = free_ports().await;
+    let mut command = stage.command(env!("CARGO_BIN_EXE_tidegate"), &[]);
+    let mut tidegate = Process::start(command.env("CONSUL_HTTP_ADDR", format!("127.0.0.1:{nobody}")));
+    let (status, _) = until("ping to answer", async || stage.admin("/ping").await).await;
+    assert_eq!(status, 503);
+    assert!(stage.browser.try_get("/", &[]).await.is_err());
+    let metrics = stage.admin("/metrics").await.unwrap();
+    assert_eq!(metrics.0, 200);
+    // After `tidegate.start.timeout` (10 s) visitors are let in, and have the answer of a proxy without routes.
+    until("visitors to be let in", async || {
+        let connected = tokio::net::TcpStream::connect(("127.0.0.1", stage.ports.web)).await;
+        connected.is_ok().then_some(())
+    })
+    .await;
+    let (head, _) = plain(stage.ports.web, "GET", "/").await;
+    assert_eq!(head[0], "HTTP/1.1 404 Not Found");
+    assert_eq!(stage.admin("/ping").await.map(|(status, _)| status), Some(503));
+    tidegate.signal(Signal::TERM);
+    assert_eq!(tidegate.ended().await.code(), Some(0));
 }
 
 fn text(bytes: &[u8]) -> String {

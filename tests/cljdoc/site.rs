@@ -35,8 +35,12 @@ async fn a_site_that_only_has_tags_is_served_with_a_real_certificate_within_seco
     GzDecoder::new(&packed.body[..]).read_to_string(&mut unpacked).unwrap();
     assert_eq!(unpacked, text);
 
-    let head = ["HTTP/1.1 301 Moved Permanently", "Connection: close", "Content-Length: 17", "Location: https://cljdoc.org/d/a/b?c=d"];
-    assert_eq!(plain(stage.ports.web, "GET", "/d/a/b?c=d").await, (head.map(str::to_owned).to_vec(), "Moved Permanently".to_owned()));
+    let head =
+        ["HTTP/1.1 301 Moved Permanently", "Connection: close", "Content-Length: 17", "Location: https://cljdoc.org/d/a/b?c=d"];
+    assert_eq!(
+        plain(stage.ports.web, "GET", "/d/a/b?c=d").await,
+        (head.map(str::to_owned).to_vec(), "Moved Permanently".to_owned())
+    );
 
     let (greeting, echo) = greeting(stage.ports.jmx, "are you there?\n").await;
     assert_eq!((greeting.as_str(), echo.as_str()), ("jmx of version 1\n", "are you there?\n"));
