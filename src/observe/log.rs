@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -44,8 +45,13 @@ pub struct Log {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Its file.
-    #[error("could not open the log file")]
-    Open(#[source] io::Error),
+    #[error("log `{}` cannot be opened: {reason}", path.display())]
+    Open {
+        /** The file. */
+        path: PathBuf,
+        /** Why. */
+        reason: io::Error,
+    },
     /// The process has one already.
     #[error("the process logs already")]
     Installed(#[source] Box<dyn Error + Send + Sync>),
@@ -55,7 +61,7 @@ impl Log {
     /// Begins to log, once in a process.
     pub fn install(settings: &install::Log, zone: TimeZone) -> Result<Self, LogError> {
         let file = match &settings.file_path {
-            Some(path) => LogFile::open(path).map_err(LogError::Open)?,
+            Some(path) => LogFile::open(path).map_err(|reason| LogError::Open { path: path.clone(), reason })?,
             None => LogFile::error_output(),
         };
         let log = Self { file: Arc::new(file) };

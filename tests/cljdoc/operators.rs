@@ -159,6 +159,22 @@ async fn until_the_catalog_has_spoken_ping_says_503_and_no_visitor_is_let_in() {
     assert_eq!(tidegate.ended().await.code(), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs CONSUL_BIN, PEBBLE_BIN and PEBBLE_CHALLTESTSRV_BIN (make tools)"]
+async fn a_proxy_that_was_there_before_its_catalog_serves_as_soon_as_it_speaks() {
+    let stage = Stage::set().await;
+    stage.agent.signal(Signal::STOP);
+    let _tidegate = Process::start(&mut stage.command(env!("CARGO_BIN_EXE_tidegate"), &[]));
+    let (status, _) = until("ping to answer", async || stage.admin("/ping").await).await;
+    assert_eq!(status, 503);
+    assert!(stage.browser.try_get("/", &[]).await.is_err());
+    stage.agent.signal(Signal::CONT);
+    stage.certificate().await;
+    assert_eq!(stage.browser.get("/", &[]).await.status, 200);
+    until("ping to say that all is well", async || stage.admin("/ping").await.filter(|(status, _)| *status == 200)).await;
+    assert_eq!(stage.orders(), 1);
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -37,8 +37,8 @@ pub struct Stage {
     pub browser: Browser,
     pub http: reqwest::Client,
     consul: String,
-    // Those above are asked for as long as these run.
-    _agent: Process,
+    pub agent: Process,
+    // They are asked for as long as they run.
     _names: Process,
     _pebble: Process,
 }
@@ -63,7 +63,7 @@ impl Stage {
         write_install(folder.path(), &ports, &directory);
         let instance = Instance::start("1", Behaviour::Good(std::time::Duration::ZERO)).await.unwrap();
         let browser = Browser::new(root, ports.websecure);
-        let stage = Self { folder, ports, instance, browser, http, consul, _agent: agent, _names: names, _pebble: pebble };
+        let stage = Self { folder, ports, instance, browser, http, consul, agent, _names: names, _pebble: pebble };
         stage.register_cljdoc().await;
         stage
     }
