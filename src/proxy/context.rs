@@ -445,7 +445,7 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::dynamic::{Endpoint, Scheme};
+    use crate::config::dynamic::Endpoint;
     use crate::health::Start;
     use crate::names::Name;
     use crate::rollout::{Arm, Machine, Nature, Policy, Rollout, Situation};
@@ -464,18 +464,7 @@ mod tests {
 
     fn bench() -> Bench {
         let start = clock::now();
-        let endpoint = Endpoint {
-            scheme: Scheme::Http,
-            host: "127.0.0.1".to_owned(),
-            port: 1,
-            path: String::new(),
-            preserve_path: false,
-            weight: 1,
-            instance: None,
-            version: None,
-            track: None,
-            is_passing: true,
-        };
+        let endpoint = Endpoint::local(1);
         let server = Arc::new(Server::new(&endpoint, start, Start::Established));
         let service = Service::new(Name::new("web", "file"), Settings::default(), start);
         service.set_arms(Arms::new(vec![Member { server: Arc::clone(&server), track: Track::Stable }]));

@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::config::dynamic::{Endpoint, Scheme};
+    use crate::config::dynamic::Endpoint;
     use crate::health::Start;
 
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -338,18 +338,7 @@ mod tests {
     }
 
     fn server(address: SocketAddr) -> Arc<Server> {
-        let endpoint = Endpoint {
-            scheme: Scheme::Http,
-            host: address.ip().to_string(),
-            port: address.port(),
-            path: String::new(),
-            preserve_path: false,
-            weight: 1,
-            instance: None,
-            version: None,
-            track: None,
-            is_passing: true,
-        };
+        let endpoint = Endpoint::local(address.port());
         Arc::new(Server::new(&endpoint, clock::now(), Start::Established))
     }
 

@@ -126,7 +126,7 @@ fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, share
     let outcome = Arc::new(hedge::Outcome::default());
     let service = Arc::clone(service);
     // Each has its own connection: one from the pool would not be hedged, and a hedged one may have ended at another server.
-    peer.group_key = !peer.group_key;
+    peer.group_key = Server::lone_pool();
     peer.options.idle_timeout = Some(Duration::ZERO);
     peer.options.custom_l4 = Some(Arc::new(hedge::Dialler {
         patience: shared.judged_at,
@@ -191,6 +191,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
     context.seen.failure = Some(failure);
     let Some(mut attempt) = context.attempt.take() else { return false };
     let now = clock::now();
+    context.seen.origin_duration = now.saturating_duration_since(attempt.started());
     attempt.failed(now, failure);
     let server = Arc::clone(attempt.server());
     let has_other_address = failure == Failure::Connect && server.turn_address();
@@ -219,22 +220,11 @@ mod tests {
     use crate::health::Start;
     use crate::names::Name;
 
-    /// The Host and target that a server at `10.0.0.1:80/base` gets.
+    /// The Host and target that a server at `127.0.0.1:80/base` gets.
     #[track_caller]
     fn check(pass_host_header: bool, host: Option<&str>, expected: (&str, &str)) {
         let now = clock::now();
-        let endpoint = Endpoint {
-            scheme: Scheme::Http,
-            host: "10.0.0.1".to_owned(),
-            port: 80,
-            path: "/base/".to_owned(),
-            preserve_path: true,
-            weight: 1,
-            instance: None,
-            version: None,
-            track: None,
-            is_passing: true,
-        };
+        let endpoint = Endpoint { path: "/base/".to_owned(), preserve_path: true, ..Endpoint::local(80) };
         let settings = Settings { pass_host_header, ..Settings::default() };
         let service = Arc::new(Service::new(Name::new("web", "file"), settings, now));
         let server = Arc::new(Server::new(&endpoint, now, Start::Established));
@@ -253,12 +243,12 @@ mod tests {
     #[test]
     fn a_server_gets_the_clients_host_unless_it_wants_its_own() {
         check(true, Some("site.test"), ("site.test", "/base/a?b"));
-        check(false, Some("site.test"), ("10.0.0.1:80", "/base/a?b"));
+        check(false, Some("site.test"), ("127.0.0.1:80", "/base/a?b"));
     }
 
     #[test]
     fn a_request_that_names_no_host_gets_the_servers() {
-        check(true, None, ("10.0.0.1:80", "/base/a?b"));
-        check(true, Some(""), ("10.0.0.1:80", "/base/a?b"));
+        check(true, None, ("127.0.0.1:80", "/base/a?b"));
+        check(true, Some(""), ("127.0.0.1:80", "/base/a?b"));
     }
 }
