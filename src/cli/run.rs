@@ -79,7 +79,11 @@ async fn serve(install: Install, log: Log, goes_to: LogGoesTo) -> ExitCode {
 async fn stop(running: Running) -> ExitCode {
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("draining");
-    let left = running.stop().await;
+    // A long drain is no reason to be killed by the watchdog.
+    let left = tokio::select! {
+        left = running.stop() => left,
+        () = keep_watchdog_fed() => 0,
+    };
     if left > 0 {
         tracing::warn!(left, "connections were cut off, their time was over");
     }

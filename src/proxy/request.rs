@@ -60,6 +60,8 @@ fn settle(
     if head.method == Method::OPTIONS && head.uri.path() == "*" {
         return Err(Box::new(answer::empty(200)));
     }
+    // For the log, should it be one that we cannot read.
+    context.uri = head.uri.clone();
     let host = host_of(head).ok_or_else(|| Box::new(answer::bad_request()))?;
     let routing_path = clean_target(connection, head).map_err(|BadTarget| Box::new(answer::bad_request()))?;
     context.uri = head.uri.clone();

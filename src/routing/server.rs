@@ -152,9 +152,14 @@ impl Server {
         self.pool.load(Ordering::Relaxed)
     }
 
+    /// The number of a pool that no other connection is ever in.
+    pub fn lone_pool() -> u64 {
+        NEXT_POOL.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Lets no pooled connection be used again: the next request dials.
     pub fn renew_pool(&self) {
-        self.pool.store(NEXT_POOL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.pool.store(Self::lone_pool(), Ordering::Relaxed);
     }
 
     /// Counts a request in; it is counted out when the guard is dropped.
