@@ -56,6 +56,8 @@ pub struct Context {
     pub attempt: Option<Attempt>,
     /// Attempts begun.
     pub attempts: u32,
+    /// Those among them that only met a pooled connection that was dead already.
+    pub stale: u32,
     /// Servers that this request is not sent to again.
     pub tried: Vec<Arc<Server>>,
     /// What the request left behind in the middlewares of its route.
@@ -282,6 +284,7 @@ impl Context {
             is_idempotent: false,
             attempt: None,
             attempts: 0,
+            stale: 0,
             tried: Vec::new(),
             memo: None,
             transform: None,

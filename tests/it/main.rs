@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at what is wrong")]
 
+mod demo;
 mod engine;
 mod support {
     pub mod raw;
