@@ -1,9 +1,15 @@
 //! The real proxy in process, on loopback ports that the kernel gives.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at what is wrong")]
-#![expect(clippy::print_stdout, reason = "what visitors saw is worth reading when a test passes, too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops at what is wrong, and prints what was counted"
+)]
 
 mod canary;
+mod demo;
 mod engine;
 mod files;
 mod routing;
