@@ -18,6 +18,7 @@ mod support {
     pub mod client;
     pub mod edge;
     pub mod load;
+    pub mod logged;
     pub mod raw;
     pub mod upstream;
 }

@@ -274,6 +274,14 @@ async fn no_server_gets_the_same_request_twice() {
     let answer = edge.get("/").await;
     assert_eq!((answer.status, answer.text().as_str()), (502, "Bad Gateway"));
     assert_eq!(*rude.connections.lock().unwrap(), 1);
+    // The only other one takes nothing: what went wrong is told, not that there is nobody.
+    let closed = Upstream::named("closed").await;
+    let both = everything_to(&[format!("http://{}", rude.address), closed.url()])
+        .replace(&format!("\"{}\"", closed.url()), &format!("\"{}\", weight: 0", closed.url()));
+    edge.write(&both);
+    edge.has_servers(2).await;
+    assert_eq!(edge.get("/").await.status, 502);
+    assert!(closed.users().is_empty());
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use tidegate::demo::catalog::Fault;
 use tidegate::demo::instance::{Behaviour, Instance};
 use tokio::sync::Notify;
 
-use crate::support::edge::{Edge, until};
+use crate::support::edge::{Edge, registration, until};
 use crate::support::load::{Load, Seen, Via};
+use crate::support::logged::Logged;
 use crate::support::raw::nobody;
 use crate::support::upstream::{Upstream, ok};
 
@@ -45,10 +46,17 @@ impl Visitors {
     }
 }
 
-/// Nothing was lost but at most so many POSTs that a killed instance had: nobody may send those again.
+/// Kills an instance, and says how many requests it had.
+fn kill(instance: Instance) -> u64 {
+    let under_way = instance.in_flight();
+    instance.kill();
+    under_way as u64
+}
+
+/// Nothing was lost but at most so many POSTs that killed instances had: nobody may send those again.
 #[track_caller]
 fn nothing_lost(what: &str, seen: &Seen, posts: u64) {
-    println!("{what}: {seen}");
+    println!("{what}: {seen}; under way at the killed: {posts}");
     let gets: u64 = seen.lost.iter().filter(|(kind, _)| !kind.starts_with("POST")).map(|(_, count)| count).sum();
     assert!(gets == 0 && seen.lost() <= posts, "{seen}");
     assert_eq!(seen.sent, seen.served + seen.lost());
@@ -66,17 +74,17 @@ async fn a_deploy_loses_no_request() {
     visitors.have_met("v2", 40).await;
     edge.register("v2", &v2, &[]);
     edge.catalog().deregister("v1");
-    v1.kill();
+    let mut under_way = kill(v1);
     visitors.have_met("v2", 150).await;
 
     // The hurried way: the next one is there, the last one is killed before anything is known of the new.
     edge.register("v3", &v3, &[]);
     edge.has_servers(2).await;
     edge.catalog().deregister("v2");
-    v2.kill();
+    under_way += kill(v2);
     visitors.have_met("v3", 150).await;
 
-    nothing_lost("two deploys", &visitors.stop().await, 4);
+    nothing_lost("two deploys", &visitors.stop().await, under_way + 1);
     edge.is_quiet().await;
 }
 
@@ -86,9 +94,9 @@ async fn an_instance_killed_unannounced_costs_no_request() {
     let edge = Edge::start().registered("a", a.address).registered("b", b.address).certificate(&["site.test"]).run().await;
     let visitors = Visitors::of(&edge);
     visitors.have_met("a", 50).await;
-    a.kill();
+    let under_way = kill(a);
     visitors.have_met("b", 300).await;
-    nothing_lost("killed, still in the catalog", &visitors.stop().await, 3);
+    nothing_lost("killed, still in the catalog", &visitors.stop().await, under_way + 1);
     edge.is_quiet().await;
     // Once it is known to be dead, visitors do not pay for finding out.
     let before = edge.metric("traefik_service_retries_total{service=\"site@consulcatalog\"}").await.unwrap();
@@ -178,6 +186,26 @@ async fn what_is_known_of_a_server_survives_a_reload() {
     }
     assert_eq!(edge.metric(retries).await, Some(2.0));
     assert!(servers.iter().zip(edge.servers()).all(|(before, after)| Arc::ptr_eq(before, &after)));
+}
+
+#[tokio::test]
+async fn a_catalog_that_was_lost_takes_no_instance_with_it() {
+    let (logged, _guard) = Logged::begin();
+    let site = Upstream::named("site").await;
+    let edge = Edge::start().registered("site", site.address).run().await;
+    assert_eq!(edge.get("/").await.text(), "site");
+    edge.catalog().fault(Fault::Empty);
+    // Any change makes the agent answer, and its answer is that there is nothing.
+    edge.catalog().register(registration("other", "other", site.address, &[])).unwrap();
+    edge.until("it is not believed", async || logged.text().contains("which is not believed")).await;
+    assert_eq!(edge.get("/").await.text(), "site");
+    edge.catalog().fault(Fault::None);
+    edge.catalog().deregister("other");
+    edge.until("it is back", async || logged.text().contains("are back")).await;
+    assert_eq!(edge.get("/").await.text(), "site");
+    // What is taken away by its owner is believed at once.
+    edge.catalog().deregister("site");
+    edge.has_servers(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
