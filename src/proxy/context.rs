@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use pingora::proxy::Session;
+use pingora_error::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 
 use super::failure::{self, Failure};
@@ -307,6 +309,16 @@ impl Context {
         *head = ResponseHeader::from(parts);
     }
 
+    /// What the client gets of a piece of a server's body.
+    pub fn transform_body(&mut self, piece: Option<Bytes>, is_end: bool, now: Instant) -> Result<Option<Bytes>, Box<Error>> {
+        match &mut self.transform {
+            None => Ok(piece),
+            Some(transform) => transform
+                .chunk(piece, is_end, now)
+                .map_err(|error| Error::because(ErrorType::InternalError, "compressing", error)),
+        }
+    }
+
     /// A piece of a server's answer came, the last one if it has ended.
     pub fn origin_sent(&mut self, now: Instant, has_ended: bool) {
         let Some(attempt) = &mut self.attempt else { return };
@@ -445,8 +457,9 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::dynamic::Endpoint;
+    use crate::config::dynamic::{Endpoint, MiddlewareKind};
     use crate::health::Start;
+    use crate::middleware;
     use crate::names::Name;
     use crate::rollout::{Arm, Machine, Nature, Policy, Rollout, Situation};
     use crate::routing::server::{Arms, Member};
@@ -496,6 +509,44 @@ mod tests {
             assert_eq!(self.server.health.seen(self.at(2500)), health, "health");
             assert_eq!(self.server.in_flight(), 0);
         }
+    }
+
+    #[test]
+    fn a_compressed_body_is_whole_even_if_trailers_end_it() {
+        let kind = MiddlewareKind::Compress {
+            encodings: vec!["gzip".to_owned()],
+            body_bytes_min: 1,
+            excluded: Vec::new(),
+            included: Vec::new(),
+            default_encoding: None,
+        };
+        let compiled = middleware::compile(&kind, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap();
+        let middleware::Compiled::Single(compress) = compiled else { panic!("compress is no chain") };
+        let chain = middleware::Chain::new(vec![Arc::new(compress)]);
+        let mut headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
+        let mut view = middleware::RequestView {
+            method: &Method::GET,
+            is_tls: false,
+            host: "web.test".into(),
+            target: "/".into(),
+            headers: &mut headers,
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            user: None,
+            hides_client: false,
+        };
+        let (memo, _) = chain.on_request(&mut view);
+        let mut answer = HeaderMap::new();
+        let status = http::StatusCode::OK;
+        let mut head = ResponseHead { status, headers: &mut answer, is_bodiless: false };
+        let now = clock::now();
+        let mut context = Context::new(now, clock::wall());
+        context.transform = chain.on_response(&memo, &mut head);
+        let first = context.transform_body(Some(Bytes::from_static(b"hello")), false, now).unwrap();
+        let rest = context.transform_body(None, true, now).unwrap();
+        let packed: Vec<u8> = first.into_iter().chain(rest).flatten().collect();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*packed), &mut text).unwrap();
+        assert_eq!(text, "hello");
     }
 
     #[test]
