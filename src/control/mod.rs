@@ -29,14 +29,16 @@ use self::registry::{Layer, Registry};
 use self::said::Said;
 use self::weigh::{Time, ToDo, Weighing};
 use crate::acme::run::Wanted;
-use crate::catalog::{self, Memory, TranslateSettings};
+use crate::catalog::removal::{Credibility, Kept, REWOUND_DOUBTED_FOR};
+use crate::catalog::{self, Catalog, Memory, TranslateSettings};
 use crate::clock;
 use crate::config::dynamic::{Definitions, Endpoint, HealthCheck, Provided};
 use crate::config::install::{Install, RolloutSettings};
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::names::{Name, Share};
 use crate::observe::metrics::{Metrics, Published, RolloutMetrics, RolloutSeen};
-use crate::provider::consul::state::ConsulState;
+use crate::provider::consul::blocking::Doubt;
+use crate::provider::consul::state::{ConsulState, Trust};
 use crate::provider::file::FileState;
 use crate::rollout::Report;
 use crate::routing::entrypoint::Entrypoint;
@@ -99,6 +101,10 @@ pub struct Control {
     tls: TlsConfigs,
     translate: Option<TranslateSettings>,
     memory: Memory,
+    /// What the catalog shows, how far it is believed, and what is kept that it no longer shows.
+    catalog: Catalog,
+    credibility: Credibility,
+    kept: Kept,
     files: Files,
     /// When the pending rebuild is due, if there is one.
     rebuild_at: Option<Instant>,
@@ -170,6 +176,9 @@ impl Control {
             weighings: BTreeMap::new(),
             translate,
             memory: Memory::default(),
+            catalog: Catalog::new(),
+            credibility: Credibility::default(),
+            kept: Kept::default(),
             files: Files::default(),
             rebuild_at: None,
             rebuilt_at: None,
@@ -448,7 +457,7 @@ impl Control {
     fn wake_at(&self) -> Instant {
         let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.started + step);
         let idle = clock::now() + Duration::from_secs(3600);
-        [self.rebuild_at, self.files.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
+        [self.rebuild_at, self.files.deadline(), self.kept.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
     }
 
     fn wake(&mut self) {
@@ -460,6 +469,9 @@ impl Control {
             && let Some(provided) = self.files.believe(time.now)
         {
             self.take(FILE, provided);
+        }
+        if self.kept.deadline().is_some_and(|due| due <= time.now) {
+            self.translate_catalog();
         }
         let due: Vec<(Layer, Name)> = self
             .weighings
@@ -485,8 +497,27 @@ impl Control {
 
     fn take_catalog(&mut self, state: &ConsulState) {
         self.outputs.metrics.set_consul_up(state.reachable);
+        self.catalog.clone_from(&state.catalog);
+        self.credibility = credibility(&state.trust, clock::now());
+        self.translate_catalog();
+    }
+
+    /// Makes dynamic configuration of the catalog as far as it is believed.
+    fn translate_catalog(&mut self) {
         let Some(settings) = &self.translate else { return };
-        let (provided, memory) = catalog::translate(&state.catalog, settings, &self.memory);
+        let before = self.kept.count();
+        let believed = self.kept.believe(clock::now(), &self.catalog, &self.credibility);
+        let kept = self.kept.count();
+        if kept > before {
+            tracing::warn!(
+                kept,
+                doubt = self.credibility.doubt,
+                "instances vanished from the catalog, which is not believed: they go on serving"
+            );
+        } else if kept < before {
+            tracing::info!(kept, "instances that had vanished from the catalog are back, replaced or given up");
+        }
+        let (provided, memory) = catalog::translate(&believed, settings, &self.memory);
         self.memory = memory;
         self.take(CONSUL, provided);
     }
@@ -587,6 +618,21 @@ fn rollout_settings(install: &RolloutSettings, layer: Layer, own: &BTreeMap<Stri
         };
     }
     settings
+}
+
+/// How far absences are believed, from what the provider knows of the answers.
+fn credibility(trust: &Trust, now: Instant) -> Credibility {
+    let is_rewound = trust.rewound_at.is_some_and(|at| now.saturating_duration_since(at) < REWOUND_DOUBTED_FOR);
+    let doubt = match trust.doubt {
+        Some(Doubt::NoLeader) => Some("the agent knows no leader"),
+        Some(Doubt::Stale) => Some("the agent has not heard from its leader for long"),
+        Some(Doubt::Filtered) => Some("the answer was filtered by ACLs"),
+        None if is_rewound => Some("the catalog's index went backwards"),
+        None if trust.is_consul_gone => Some("consul's own service is gone too"),
+        None if trust.is_nomad_gone => Some("nomad's own services are gone too"),
+        None => None,
+    };
+    Credibility { doubt, services: trust.doubts.keys().cloned().collect(), nodes_gone: trust.nodes_gone.clone() }
 }
 
 /// A rollout as the metrics show it.

@@ -58,12 +58,14 @@ pub struct Context {
     pub attempt: Option<Attempt>,
     /// Attempts begun.
     pub attempts: u32,
+    /// Those among them that only met a pooled connection that was dead already.
+    pub stale: u32,
     /// Servers that this request is not sent to again.
     pub tried: Vec<Arc<Server>>,
     /// What the request left behind in the middlewares of its route.
     pub memo: Option<Memo>,
     /// What changes the body of the answer.
-    pub transform: Option<BodyTransform>,
+    pub transform: Option<Box<BodyTransform>>,
     /// What the log says of who answered.
     pub seen: Seen,
 }
@@ -284,6 +286,7 @@ impl Context {
             is_idempotent: false,
             attempt: None,
             attempts: 0,
+            stale: 0,
             tried: Vec::new(),
             memo: None,
             transform: None,
@@ -304,7 +307,7 @@ impl Context {
         forwarded::receive_answer(&mut parts.headers, parts.status);
         if let (Some(chain), Some(memo)) = (chain, &self.memo) {
             let mut view = ResponseHead { status: parts.status, headers: &mut parts.headers, is_bodiless: is_head_request };
-            self.transform = chain.on_response(memo, &mut view);
+            self.transform = chain.on_response(memo, &mut view).map(Box::new);
         }
         *head = ResponseHeader::from(parts);
     }

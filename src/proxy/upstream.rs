@@ -26,6 +26,8 @@ use crate::tls::certificate::parse_chain;
 
 /// A pooled connection that nobody used for so long is closed, so that sockets to a removed instance go by themselves.
 const POOL_IDLE_MAX: Duration = Duration::from_secs(30);
+/// So many dead pooled connections cost a request no attempt: each told nothing about its server but its age.
+const STALE_MAX: u32 = 2;
 /// Streams on one HTTP/2 connection to a server.
 const H2_STREAMS_MAX: usize = 100;
 /// How long a server may take no byte of a request.
@@ -198,6 +200,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
     if failure == Failure::Stale {
         // Its other pooled connections are as old: the repetition dials anew, so it may go to the same server.
         server.renew_pool();
+        context.stale = (context.stale + 1).min(STALE_MAX);
     } else if failure != Failure::Unprocessed && !has_other_address {
         context.tried.push(server);
     }
@@ -207,7 +210,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
     let repeat = Repeat {
         is_idempotent: context.is_idempotent,
         is_replayable,
-        attempts: context.attempts,
+        attempts: context.attempts.saturating_sub(context.stale),
         attempts_max: if is_shielded { shared.install.own.attempts_max.max(2) } else { shared.install.own.attempts_max },
     };
     failure.may_repeat(repeat) && (is_shielded || service.may_retry(now, &context.tried))

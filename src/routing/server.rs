@@ -51,6 +51,11 @@ impl Server {
     /// A server that was first seen at `now`; its addresses are known at once when its host is an address.
     pub fn new(endpoint: &Endpoint, now: Instant, start: Start) -> Self {
         let addresses = endpoint.host.parse().map(|ip| vec![SocketAddr::new(ip, endpoint.port)]).unwrap_or_default();
+        let health = Health::new(now, start);
+        if !endpoint.is_passing {
+            // It is only starting; that is no change to speak of.
+            let _ = health.set_passing(now, false);
+        }
         let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
         Self {
             url: endpoint.url(),
@@ -61,7 +66,7 @@ impl Server {
             path: if endpoint.preserve_path { endpoint.path.trim_end_matches('/').to_owned() } else { String::new() },
             instance: endpoint.instance.clone(),
             first_seen: now,
-            health: Health::new(now, start),
+            health,
             metrics: OnceLock::new(),
             weight: AtomicU32::new(endpoint.weight),
             in_flight: AtomicU32::new(0),
