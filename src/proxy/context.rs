@@ -543,7 +543,7 @@ mod tests {
         let mut head = ResponseHead { status, headers: &mut answer, is_bodiless: false };
         let now = clock::now();
         let mut context = Context::new(now, clock::wall());
-        context.transform = chain.on_response(&memo, &mut head);
+        context.transform = chain.on_response(&memo, &mut head).map(Box::new);
         let first = context.transform_body(Some(Bytes::from_static(b"hello")), false, now).unwrap();
         let rest = context.transform_body(None, true, now).unwrap();
         let packed: Vec<u8> = first.into_iter().chain(rest).flatten().collect();
