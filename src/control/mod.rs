@@ -128,6 +128,7 @@ pub struct Control {
 /// The answer to a probe.
 struct Probe {
     service: (Layer, Name),
+    server: Arc<Server>,
     status: Option<u16>,
 }
 
@@ -266,7 +267,7 @@ impl Control {
                     tracing::debug!(server = server.url, error, "canary did not answer a probe");
                 }
                 // Nobody listens any more only when the process ends.
-                let _ = probed.send(Probe { service, status: status.ok() }).await;
+                let _ = probed.send(Probe { service, server, status: status.ok() }).await;
             });
         }
         self.publish_report(key);
@@ -487,7 +488,9 @@ impl Control {
 
     fn answer_probe(&mut self, probe: Probe) {
         let time = self.time();
-        if let Some(to_do) = self.weighings.get_mut(&probe.service).map(|weighing| weighing.probed(time, probe.status)) {
+        if let Some(to_do) =
+            self.weighings.get_mut(&probe.service).map(|weighing| weighing.probed(time, &probe.server, probe.status))
+        {
             self.carry_out(&probe.service, to_do);
         }
     }
@@ -549,8 +552,8 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            Some(state) = next_catalog(&mut inputs.consul) => control.take_catalog(&state),
-            Some(state) = next_files(&mut inputs.files) => control.take_files(&state),
+            Some(state) = next_catalog(&mut inputs.consul) => in_place(|| control.take_catalog(&state)),
+            Some(state) = next_files(&mut inputs.files) => in_place(|| control.take_files(&state)),
             Some(probe) = answers.recv() => control.answer_probe(probe),
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }

@@ -86,8 +86,11 @@ impl Weighing {
         ToDo { joined, ..self.step(time, None) }
     }
 
-    /// A probe was answered.
-    pub fn probed(&mut self, time: Time, status: Option<u16>) -> ToDo {
+    /// A probe was answered. One that went to a server that is no canary any more says nothing about those that are.
+    pub fn probed(&mut self, time: Time, server: &Arc<Server>, status: Option<u16>) -> ToDo {
+        if !self.service.arms().of(Track::Canary).any(|canary| Arc::ptr_eq(canary, server)) {
+            return ToDo::default();
+        }
         self.step(time, Some(Probed { status }))
     }
 

@@ -8,7 +8,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, Entry, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, StatusCode};
 
 use super::url::split_host_port;
@@ -214,7 +217,7 @@ fn obey_connection(headers: &mut HeaderMap, rules: &ForwardedRules) {
     let upgrade = wanted_upgrade(headers);
     let mut kept = String::new();
     for name in take_named(headers) {
-        if is_managed(name.as_str()) {
+        if is_managed(name.as_str()) || is_of_message(&name) {
             continue;
         }
         if rules.kept.contains(&name) {
@@ -245,10 +248,14 @@ fn take_named(headers: &mut HeaderMap) -> Vec<HeaderName> {
     names
 }
 
+/// Whether this header is not the sender's to take away: framing, and the host by which we routed.
+fn is_of_message(name: &HeaderName) -> bool {
+    [TRANSFER_ENCODING, CONTENT_LENGTH, HOST].contains(name)
+}
+
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in take_named(headers) {
-        // Framing is not the sender's to take away.
-        if name != http::header::TRANSFER_ENCODING && name != http::header::CONTENT_LENGTH {
+        if !is_of_message(&name) {
             headers.remove(name);
         }
     }
@@ -321,6 +328,16 @@ mod tests {
             wanted.append(name, value.clone());
         }
         assert_eq!(run(trust, false, &format!("host: w.test:81 | {lines}")), print(&wanted), "{lines}");
+    }
+
+    #[test]
+    fn connection_takes_away_neither_the_host_that_was_routed_nor_the_framing() {
+        let trust = Trust::default();
+        let mut headers = parse("host: w.test | content-length: 5 | x-hop: 1 | connection: host, content-length, x-hop");
+        let (peer, rules) = (Peer::new([127, 0, 0, 1].into(), false, &trust), ForwardedRules::new(&trust, "vm"));
+        receive(&mut headers, Some(&HeaderValue::from_static("w.test")), &peer, &rules);
+        send(&mut headers, &peer, &rules, false);
+        assert!(headers.contains_key(HOST) && headers.contains_key(CONTENT_LENGTH) && !headers.contains_key("x-hop"));
     }
 
     fn stranger() -> Trust {

@@ -1,27 +1,26 @@
 //! What we know of one request, from its first phase to its last, and what is settled when it ends.
 //!
-//! The end is the drop of the [`Context`]: however a request ends (answered, refused, cut off, panicked), its outcome
-//! reaches health, evidence, metrics and access log exactly once, by a guard of ours and not by an engine's hook.
+//! Health and evidence hear of it from its [`Attempt`], however it ends. Metrics and access log hear of it in
+//! [`Context::close`], which the engine calls last: a request that panics, or is cut off when a drain is over, has no line.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use pingora::proxy::Session;
+use pingora_error::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 
-use super::failure::{self, Failure};
-use super::hedge;
+use super::attempt::Attempt;
+use super::failure::Failure;
 use super::shared::Shared;
 use crate::clock;
-use crate::health::Attempt as Fared;
 use crate::middleware::{BodyTransform, Memo, ResponseHead, forwarded};
-use crate::names::Track;
 use crate::observe::access_record::{Origin, Record, Tls};
 use crate::observe::series::{Finished, Protocol};
-use crate::rollout::ledger::{Draw, Verdict};
 use crate::routing::entrypoint::Connection;
-use crate::routing::server::{InFlight, Server};
+use crate::routing::server::Server;
 use crate::routing::service::Service;
 use crate::routing::snapshot::{Route, Snapshot, Target};
 
@@ -91,181 +90,6 @@ pub struct Seen {
     pub failure: Option<Failure>,
 }
 
-/// One attempt at a server.
-#[derive(Debug)]
-pub struct Attempt {
-    guard: InFlight,
-    service: Arc<Service>,
-    /// Until evidence has it.
-    draw: Option<Draw>,
-    is_canary: bool,
-    started: Instant,
-    judged_at: Duration,
-    hedge: Option<Arc<hedge::Outcome>>,
-    progress: Progress,
-}
-
-/// How far an attempt has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// There is no answer.
-    Waiting,
-    /// The head of a good answer came at this age. Its body may still break off before the age of judgement.
-    Answered(Duration),
-    /// Health and evidence know all.
-    Settled,
-}
-
-impl Attempt {
-    /// Begins an attempt. `draw` is set on a request's first attempt only, which alone is evidence.
-    pub fn begin(service: &Arc<Service>, server: &Arc<Server>, draw: Option<Draw>, now: Instant, judged_at: Duration) -> Self {
-        Self {
-            guard: server.enter(),
-            service: Arc::clone(service),
-            is_canary: draw.is_some_and(|draw| draw.track == Track::Canary),
-            draw,
-            started: now,
-            judged_at,
-            hedge: None,
-            progress: Progress::Waiting,
-        }
-    }
-
-    /// Notes that stable is asked too when this one is silent.
-    pub fn set_hedge(&mut self, outcome: Arc<hedge::Outcome>) {
-        self.hedge = Some(outcome);
-    }
-
-    /// The server it was sent to.
-    pub fn server(&self) -> &Arc<Server> {
-        self.guard.server()
-    }
-
-    fn substitute(&self) -> Option<&Arc<Server>> {
-        self.hedge.as_ref().and_then(|hedge| hedge.substitute())
-    }
-
-    /// The server whose answer is heard: the one it was sent to, or the one that a hedge asked.
-    pub fn answering(&self) -> &Arc<Server> {
-        self.substitute().unwrap_or_else(|| self.guard.server())
-    }
-
-    /// When it began.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// Whether it went to a canary by the draw of its service.
-    pub fn is_canary(&self) -> bool {
-        self.is_canary
-    }
-
-    /// Whether what is heard is a canary's, and no substitute's.
-    pub fn is_canarys_answer(&self) -> bool {
-        self.is_canary && self.substitute().is_none()
-    }
-
-    /// The head of an answer came. The body of a stream is nobody's evidence.
-    pub fn answered(&mut self, now: Instant, status: u16, is_stream: bool) {
-        let is_failure = failure::is_failure(status);
-        let fared = match status {
-            429 => Fared::TooMany,
-            _ if is_failure => Fared::Failed,
-            _ => Fared::Ok,
-        };
-        if let Some(substitute) = self.substitute().cloned() {
-            self.service.record_health(&substitute, now, fared);
-            self.settle(now, Fared::Ignored, Verdict::Slow);
-            return;
-        }
-        let age = self.age(now);
-        if is_failure || is_stream || age >= self.judged_at {
-            self.settle(now, fared, if is_failure { Verdict::Fail } else { Verdict::Ok });
-        } else if self.progress == Progress::Waiting {
-            self.service.record_health(self.guard.server(), now, fared);
-            self.progress = Progress::Answered(age);
-        }
-    }
-
-    /// A piece of the body came, the last one if it has ended.
-    pub fn body_came(&mut self, now: Instant, has_ended: bool) {
-        if let Progress::Answered(first_byte) = self.progress
-            && (has_ended || self.age(now) >= self.judged_at)
-        {
-            self.progress = Progress::Settled;
-            self.testify(Verdict::Ok, Some(first_byte));
-        }
-    }
-
-    /// It failed.
-    pub fn failed(&mut self, now: Instant, failure: Failure) {
-        if self.progress != Progress::Waiting || self.substitute().is_some() {
-            return self.failed_late(now, failure);
-        }
-        let (fared, verdict) = match failure {
-            Failure::Connect => (Fared::Refused, Verdict::Fail),
-            Failure::ConnectTimeout | Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken => {
-                (Fared::Failed, Verdict::Fail)
-            }
-            // A client that left when the answer was overdue.
-            Failure::ClientGone if self.age(now) >= self.judged_at => (Fared::Ignored, Verdict::Slow),
-            Failure::ClientGone | Failure::Internal | Failure::Stale | Failure::Unprocessed | Failure::Shielded => {
-                (Fared::Ignored, Verdict::Ignored)
-            }
-        };
-        self.settle(now, fared, verdict);
-    }
-
-    /// It failed when somebody had begun to answer: that is what health hears of, whoever it was.
-    fn failed_late(&mut self, now: Instant, failure: Failure) {
-        let is_servers = matches!(failure, Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken);
-        if is_servers {
-            self.service.record_health(self.answering(), now, Fared::Failed);
-        }
-        match std::mem::replace(&mut self.progress, Progress::Settled) {
-            Progress::Waiting => {
-                self.progress = Progress::Waiting;
-                self.settle(now, Fared::Ignored, Verdict::Slow);
-            }
-            Progress::Answered(_) if is_servers && self.age(now) < self.judged_at => self.testify(Verdict::Fail, None),
-            Progress::Answered(first_byte) => self.testify(Verdict::Ok, Some(first_byte)),
-            Progress::Settled => {}
-        }
-    }
-
-    fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
-    }
-
-    /// Tells health and evidence, once. What is late is slow, never a failure: both arms are judged at the same age.
-    fn settle(&mut self, now: Instant, fared: Fared, verdict: Verdict) {
-        if std::mem::replace(&mut self.progress, Progress::Settled) != Progress::Waiting {
-            return;
-        }
-        self.service.record_health(self.guard.server(), now, fared);
-        let age = self.age(now);
-        let verdict = if age >= self.judged_at && verdict != Verdict::Ignored { Verdict::Slow } else { verdict };
-        self.testify(verdict, matches!(verdict, Verdict::Ok | Verdict::Slow).then_some(age));
-    }
-
-    /// Gives the draw back.
-    fn testify(&mut self, verdict: Verdict, first_byte: Option<Duration>) {
-        let Some(draw) = self.draw.take() else { return };
-        if let Some(tripped) = self.service.ledger.record(draw, verdict, first_byte) {
-            tracing::warn!(service = %self.service.label, share = %tripped.share, "canary failed too often in a row, its share was taken away at once");
-        }
-    }
-}
-
-impl Drop for Attempt {
-    /// An attempt that nobody settled was cut off from our side: it tells nothing, but if its answer was overdue it was slow.
-    fn drop(&mut self) {
-        if self.progress != Progress::Settled {
-            self.failed(clock::now(), Failure::ClientGone);
-        }
-    }
-}
-
 impl Context {
     /// A request whose head was complete at `now`.
     pub fn new(now: Instant, wall: SystemTime) -> Self {
@@ -308,6 +132,16 @@ impl Context {
             self.transform = chain.on_response(memo, &mut view).map(Box::new);
         }
         *head = ResponseHeader::from(parts);
+    }
+
+    /// What the client gets of a piece of a server's body.
+    pub fn transform_body(&mut self, piece: Option<Bytes>, is_end: bool, now: Instant) -> Result<Option<Bytes>, Box<Error>> {
+        match &mut self.transform {
+            None => Ok(piece),
+            Some(transform) => transform
+                .chunk(piece, is_end, now)
+                .map_err(|error| Error::because(ErrorType::InternalError, "compressing", error)),
+        }
     }
 
     /// A piece of a server's answer came, the last one if it has ended.
@@ -448,131 +282,44 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::dynamic::Endpoint;
-    use crate::health::Start;
-    use crate::names::Name;
-    use crate::rollout::{Arm, Machine, Nature, Policy, Rollout, Situation};
-    use crate::routing::server::{Arms, Member};
-    use crate::routing::service::Settings;
-
-    const JUDGED_AT: Duration = Duration::from_secs(2);
-
-    /// A service with one server, and what control reads of its evidence.
-    struct Bench {
-        service: Arc<Service>,
-        server: Arc<Server>,
-        rollout: Rollout,
-        start: Instant,
-    }
-
-    fn bench() -> Bench {
-        let start = clock::now();
-        let endpoint = Endpoint::local(1);
-        let server = Arc::new(Server::new(&endpoint, start, Start::Established));
-        let service = Service::new(Name::new("web", "file"), Settings::default(), start);
-        service.set_arms(Arms::new(vec![Member { server: Arc::clone(&server), track: Track::Stable }]));
-        let rollout = Rollout::new(Duration::ZERO, &service.ledger, Machine::new(Policy::default()));
-        Bench { service: Arc::new(service), server, rollout, start }
-    }
-
-    impl Bench {
-        fn begin(&self) -> Attempt {
-            let (server, draw) = self.service.choose_first(self.start).unwrap();
-            Attempt::begin(&self.service, &server, draw, self.start, JUDGED_AT)
-        }
-
-        fn at(&self, milliseconds: u64) -> Instant {
-            self.start + Duration::from_millis(milliseconds)
-        }
-
-        /// (all, failed, slow) as evidence has it, and (all, failed) as health has it.
-        #[track_caller]
-        fn expect(&mut self, evidence: (u32, u32, u32), health: (u64, u64)) {
-            let arm = Arm { instances: 1, fit: 1 };
-            let (canary, probed) = (Arm::default(), None);
-            let situation = Situation { version: "", nature: Nature::ByAge, canary, stable: arm, probed };
-            for seconds in [10, 20] {
-                self.rollout.step(Duration::from_secs(seconds), &self.service.ledger, &situation);
-            }
-            let seen = self.rollout.machine().report().stable_hour;
-            assert_eq!((seen.all, seen.fail, seen.slow), evidence, "evidence");
-            assert_eq!(self.server.health.seen(self.at(2500)), health, "health");
-            assert_eq!(self.server.in_flight(), 0);
-        }
-    }
+    use crate::config::dynamic::MiddlewareKind;
+    use crate::middleware;
 
     #[test]
-    fn a_good_answer_counts_once() {
-        let mut bench = bench();
-        let mut attempt = bench.begin();
-        attempt.answered(bench.at(10), 200, false);
-        attempt.body_came(bench.at(20), false);
-        attempt.body_came(bench.at(30), true);
-        drop(attempt);
-        bench.expect((1, 0, 0), (1, 0));
-    }
-
-    #[test]
-    fn a_page_that_breaks_off_is_a_failure_of_its_server() {
-        let mut bench = bench();
-        let mut attempt = bench.begin();
-        attempt.answered(bench.at(10), 200, false);
-        attempt.body_came(bench.at(20), false);
-        attempt.failed(bench.at(30), Failure::BodyBroken);
-        drop(attempt);
-        bench.expect((1, 1, 0), (2, 1));
-    }
-
-    #[test]
-    fn a_download_that_breaks_off_late_is_no_evidence_against_a_version() {
-        let mut bench = bench();
-        let mut attempt = bench.begin();
-        attempt.answered(bench.at(10), 200, false);
-        attempt.failed(bench.at(2500), Failure::BodyBroken);
-        drop(attempt);
-        bench.expect((1, 0, 0), (2, 1));
-    }
-
-    #[test]
-    fn a_client_that_leaves_in_the_middle_of_a_page_is_nobodys_failure() {
-        let mut bench = bench();
-        let mut attempt = bench.begin();
-        attempt.answered(bench.at(10), 200, false);
-        attempt.failed(bench.at(30), Failure::ClientGone);
-        drop(attempt);
-        bench.expect((1, 0, 0), (1, 0));
-    }
-
-    #[test]
-    fn a_client_that_leaves_early_says_nothing_and_one_that_waited_long_says_slow() {
-        let mut bench = bench();
-        bench.begin().failed(bench.at(500), Failure::ClientGone);
-        bench.begin().failed(bench.at(2500), Failure::ClientGone);
-        bench.expect((1, 0, 1), (0, 0));
-    }
-
-    #[test]
-    fn what_fails_late_was_slow() {
-        let mut bench = bench();
-        bench.begin().failed(bench.at(2500), Failure::Silent);
-        bench.begin().answered(bench.at(2500), 500, false);
-        bench.expect((2, 0, 2), (2, 2));
-    }
-
-    #[test]
-    fn a_stream_counts_when_it_begins() {
-        let mut bench = bench();
-        let mut attempt = bench.begin();
-        attempt.answered(bench.at(10), 200, true);
-        attempt.failed(bench.at(30), Failure::BodyBroken);
-        drop(attempt);
-        bench.expect((1, 0, 0), (2, 1));
-    }
-
-    #[test]
-    fn a_pooled_connection_that_was_dead_says_nothing_about_its_server() {
-        let mut bench = bench();
-        bench.begin().failed(bench.at(10), Failure::Stale);
-        bench.expect((0, 0, 0), (0, 0));
+    fn a_compressed_body_is_whole_even_if_trailers_end_it() {
+        let kind = MiddlewareKind::Compress {
+            encodings: vec!["gzip".to_owned()],
+            body_bytes_min: 1,
+            excluded: Vec::new(),
+            included: Vec::new(),
+            default_encoding: None,
+        };
+        let compiled = middleware::compile(&kind, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap();
+        let middleware::Compiled::Single(compress) = compiled else { panic!("compress is no chain") };
+        let chain = middleware::Chain::new(vec![Arc::new(compress)]);
+        let mut headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
+        let mut view = middleware::RequestView {
+            method: &Method::GET,
+            is_tls: false,
+            host: "web.test".into(),
+            target: "/".into(),
+            headers: &mut headers,
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            user: None,
+            hides_client: false,
+        };
+        let (memo, _) = chain.on_request(&mut view);
+        let mut answer = HeaderMap::new();
+        let status = http::StatusCode::OK;
+        let mut head = ResponseHead { status, headers: &mut answer, is_bodiless: false };
+        let now = clock::now();
+        let mut context = Context::new(now, clock::wall());
+        context.transform = chain.on_response(&memo, &mut head).map(Box::new);
+        let first = context.transform_body(Some(Bytes::from_static(b"hello")), false, now).unwrap();
+        let rest = context.transform_body(None, true, now).unwrap();
+        let packed: Vec<u8> = first.into_iter().chain(rest).flatten().collect();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*packed), &mut text).unwrap();
+        assert_eq!(text, "hello");
     }
 }

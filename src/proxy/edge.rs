@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
@@ -73,20 +74,22 @@ impl ProxyHttp for Edge {
         context: &mut Context,
     ) -> Result<Option<Duration>> {
         context.seen.origin_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        if let Some(transform) = &mut context.transform {
-            *body = transform
-                .chunk(body.take(), end, clock::now())
-                .map_err(|error| Error::because(ErrorType::InternalError, "compressing", error))?;
-        }
-        context.origin_sent(clock::now(), end);
+        let now = clock::now();
+        *body = context.transform_body(body.take(), end, now)?;
+        context.origin_sent(now, end);
         Ok(None)
     }
 
+    /// Trailers end a body too. What compresses it has something left to say then, which the engine sends in their place.
+    async fn response_trailer_filter(&self, _: &mut Session, _: &mut HeaderMap, context: &mut Context) -> Result<Option<Bytes>> {
+        let now = clock::now();
+        let rest = context.transform_body(None, true, now)?;
+        context.origin_sent(now, true);
+        Ok(rest)
+    }
+
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, context: &mut Context, mut error: Box<Error>) -> Box<Error> {
-        let failure = match error.etype() {
-            ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Failure::ConnectTimeout,
-            _ => Failure::Connect,
-        };
+        let failure = failure_to_connect(error.etype());
         let repeat = upstream::attempt_failed(&self.shared, context, failure, true);
         error.set_retry(repeat);
         error
@@ -141,6 +144,16 @@ impl ProxyHttp for Edge {
     }
 }
 
+/// How an attempt failed that got no connection.
+fn failure_to_connect(kind: &ErrorType) -> Failure {
+    match kind {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Failure::ConnectTimeout,
+        // We are out of sockets: nothing that a server could be blamed for.
+        ErrorType::InternalError => Failure::Internal,
+        _ => Failure::Connect,
+    }
+}
+
 /// How an attempt failed after its connection stood.
 fn failure_of(error: &Error, is_reused: bool, has_head: bool) -> Failure {
     if *error.etype() == SHIELDED {
@@ -187,6 +200,13 @@ mod tests {
         check(ErrorSource::Upstream, ErrorType::ConnectionClosed, false, false, Failure::Broken);
         check(ErrorSource::Upstream, ErrorType::ReadTimedout, true, false, Failure::Silent);
         check(ErrorSource::Upstream, ErrorType::InvalidHTTPHeader, false, false, Failure::NotHttp);
+    }
+
+    #[test]
+    fn servers_are_not_blamed_when_we_are_out_of_sockets() {
+        assert_eq!(failure_to_connect(&ErrorType::InternalError), Failure::Internal);
+        assert_eq!(failure_to_connect(&ErrorType::ConnectRefused), Failure::Connect);
+        assert_eq!(failure_to_connect(&ErrorType::TLSHandshakeTimedout), Failure::ConnectTimeout);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! server, failure) to the engine, and lets nothing of the engine out.
 //!
 //! [`edge::Edge`] is the one `ProxyHttp`; [`request`] takes a request from its head to a target or an answer, [`upstream`] from a
-//! target to a server, [`answer`] writes what we say ourselves; [`context`] closes every request exactly once.
+//! target to a server, [`answer`] writes what we say ourselves; [`attempt`] tells health and evidence how it
+//! ended, [`context`] metrics and access log.
 
 pub mod answer;
+pub mod attempt;
 pub mod context;
 pub mod edge;
 pub mod failure;

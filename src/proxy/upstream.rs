@@ -13,7 +13,8 @@ use pingora::utils::tls::{WrappedX509, parse_x509};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::context::{Attempt, Context};
+use super::attempt::Attempt;
+use super::context::Context;
 use super::edge::SHIELDED;
 use super::failure::{self, Failure, Repeat};
 use super::hedge;
