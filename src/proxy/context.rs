@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::clock;
 use crate::health::Attempt as Fared;
 use crate::middleware::{BodyTransform, Memo, ResponseHead, forwarded};
-use crate::names::Track;
+use crate::names::{Share, Track};
 use crate::observe::access_record::{Origin, Record, Tls};
 use crate::observe::series::{Finished, Protocol};
 use crate::rollout::ledger::{Draw, Verdict};
@@ -58,6 +58,8 @@ pub struct Context {
     pub attempts: u32,
     /// Those among them that only met a pooled connection that was dead already.
     pub stale: u32,
+    /// Attempts among them that ended at a server where nobody listens.
+    pub refused: u32,
     /// Servers that this request is not sent to again.
     pub tried: Vec<Arc<Server>>,
     /// What the request left behind in the middlewares of its route.
@@ -251,7 +253,9 @@ impl Attempt {
     /// Gives the draw back.
     fn testify(&mut self, verdict: Verdict, first_byte: Option<Duration>) {
         let Some(draw) = self.draw.take() else { return };
-        if let Some(tripped) = self.service.ledger.record(draw, verdict, first_byte) {
+        // What fails after the share was taken away takes nothing away any more.
+        let tripped = self.service.ledger.record(draw, verdict, first_byte).filter(|tripped| tripped.share != Share::ZERO);
+        if let Some(tripped) = tripped {
             tracing::warn!(service = %self.service.label, share = %tripped.share, "canary failed too often in a row, its share was taken away at once");
         }
     }
@@ -285,6 +289,7 @@ impl Context {
             attempt: None,
             attempts: 0,
             stale: 0,
+            refused: 0,
             tried: Vec::new(),
             memo: None,
             transform: None,
