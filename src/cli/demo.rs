@@ -76,11 +76,12 @@ async fn perform(out: &mut impl Write, length: Option<Duration>) -> Result<bool,
     let mut stop = Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
     let (catalog, address) = EmbeddedCatalog::start().await?;
     let site = Site::lay_out(address)?;
-    let running = start(&site).await?;
     let (tally, witness): (Arc<Tally>, Arc<Witness>) = Default::default();
-    let visitors = Visitors::new(format!("https://{}", site.websecure), Arc::clone(&tally), Arc::clone(&witness))?;
-    let mut fleet = Fleet::new(site.clone(), catalog, Arc::clone(&tally), witness);
+    let mut fleet = Fleet::new(site.clone(), catalog, Arc::clone(&tally), Arc::clone(&witness));
     fleet.deploy("v1", 2).await?;
+    let running = start(&site).await?;
+    // After the start, which installs the provider of cryptography that the visitors need, too.
+    let visitors = Visitors::new(format!("https://{}", site.websecure), Arc::clone(&tally), witness)?;
     if !visitors.wait_for_site(clock::now() + START_MAX).await {
         return Err(DemoError::Silent(site.log().display().to_string()));
     }

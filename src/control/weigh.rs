@@ -47,7 +47,7 @@ impl Weighing {
     pub fn new(service: Arc<Service>, now: Duration) -> Self {
         let settings = RolloutSettings::default();
         let rollout = Rollout::new(now, &service.ledger, Machine::new(policy(&settings)));
-        let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge };
+        let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge, older_left: false };
         let (tracks, proven, endpoints) = (Tracks::default(), BTreeSet::new(), Vec::new());
         Self { service, settings, rollout, tracks, sorted, proven, endpoints, is_unsorted: false, next_step: now, probes: 0 }
     }
@@ -97,24 +97,24 @@ impl Weighing {
     /// Looks at what requests saw since the last step.
     pub fn step(&mut self, time: Time, probed: Option<Probed>) -> ToDo {
         let arms = self.service.arms();
-        let situation = Situation {
-            version: &self.sorted.version,
-            nature: self.sorted.nature,
-            canary: self.arm(&arms, Track::Canary, time.now),
-            stable: self.arm(&arms, Track::Stable, time.now),
-            probed,
-        };
+        let (mut canary, mut stable) = (self.arm(&arms, Track::Canary, time.now), self.arm(&arms, Track::Stable, time.now));
+        if self.sorted.older_left {
+            // Who is stable now was the canary a moment ago: so the machine learns why there is none any more.
+            (canary, stable) = (stable, Arm::default());
+        }
+        let version = self.rollout.machine().version().unwrap_or(&self.sorted.version).to_owned();
+        let situation = Situation { version: &self.sorted.version, nature: self.sorted.nature, canary, stable, probed };
         let decisions = self.rollout.step(time.since_start, &self.service.ledger, &situation);
         self.next_step = time.since_start + self.rollout.machine().step_within();
         let mut to_do = ToDo::default();
         for decision in decisions {
             match decision {
                 Decision::Share { .. } | Decision::Note { .. } => {
-                    tracing::info!(service = %self.service.label, version = self.sorted.version, "{decision}");
+                    tracing::info!(service = %self.service.label, version, "{decision}");
                 }
                 Decision::Probe => to_do.probe = self.next_probe(&arms).map(|server| (server, self.settings.probe_path.clone())),
                 Decision::Adopt { .. } => {
-                    tracing::info!(service = %self.service.label, version = self.sorted.version, "{decision}");
+                    tracing::info!(service = %self.service.label, version, "{decision}");
                     self.tracks.adopt();
                     to_do.joined.extend(self.arrange(time));
                 }

@@ -72,10 +72,8 @@ impl Fleet {
     async fn end(&mut self, is_going: impl Fn(&Placed) -> bool) {
         let going: Vec<Placed> = self.placed.extract_if(.., |placed| is_going(placed)).collect();
         self.tally.kill_begins();
-        for Placed { id, instance, .. } in going {
-            self.catalog.deregister(&id);
-            instance.kill_and_wait().await;
-        }
+        going.iter().for_each(|placed| self.catalog.deregister(&placed.id));
+        futures::future::join_all(going.into_iter().map(|placed| placed.instance.kill_and_wait())).await;
         self.tally.kill_ends();
     }
 

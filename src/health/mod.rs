@@ -73,7 +73,7 @@ pub enum Standing {
         /// When it becomes half-open.
         until: Instant,
     },
-    /// The provider or our own check says it is unfit: only when no other is left.
+    /// The provider or our own check says it is unfit, or nobody listens there: only when no other is left.
     Failing,
 }
 
@@ -143,6 +143,8 @@ pub struct Health {
     refused_in_row: AtomicU32,
     /// End of the ejection in milliseconds (0: not ejected), and how many there were.
     ejection: AtomicU64,
+    /// The last ejection came with a refused connection: nobody listens.
+    refusing: AtomicBool,
     /// When it was last re-admitted.
     readmitted_ms: AtomicU64,
     /// End of the half-open request's lease; 0 when nobody has it.
@@ -166,6 +168,7 @@ impl Health {
             failed_in_row: AtomicU32::new(0),
             refused_in_row: AtomicU32::new(0),
             ejection: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
             readmitted_ms: AtomicU64::new(0),
             probe_ms: AtomicU64::new(0),
             slow_from_ms: AtomicU64::new(u64::from(start == Start::Fresh)),
@@ -189,7 +192,13 @@ impl Health {
         }
         let now_ms = self.ms(now);
         if until > now_ms {
-            return Standing::Ejected { until: self.born + Duration::from_millis(until) };
+            // However few are left: a request to where nobody listens takes no load off the others.
+            let is_dead = self.refusing.load(Relaxed);
+            return if is_dead {
+                Standing::Failing
+            } else {
+                Standing::Ejected { until: self.born + Duration::from_millis(until) }
+            };
         }
         if until > 0 {
             return Standing::HalfOpen;
@@ -330,6 +339,7 @@ impl Health {
             }
             Cause::Ratio { failed, all }
         };
+        self.refusing.store(refused > 0, Relaxed);
         self.eject(now_ms, ejection, because, jitter)
     }
 

@@ -79,7 +79,7 @@ fn half_of_the_last_minute_not_of_the_last_hour() {
 #[test]
 fn an_ejection_ends_half_open_with_one_request_at_a_time() {
     let server = Server::new(Start::Established);
-    server.record_all(1.0, &[Refused, Refused]);
+    server.record_all(1.0, &[Failed; 5]);
     assert_eq!(server.standing(10.9), Standing::Ejected { until: server.at(11.0) });
     assert!(!server.health.try_probe(server.at(10.9)));
     assert_eq!(server.standing(11.0), Standing::HalfOpen);
@@ -91,6 +91,20 @@ fn an_ejection_ends_half_open_with_one_request_at_a_time() {
     assert_eq!(server.standing(41.5), Standing::Available { weight: 1000 });
     // What it did before its ejection is not held against it.
     assert_eq!(server.record(42.0, Failed), None);
+}
+
+#[test]
+fn where_nobody_listens_is_no_last_but_one_resort() {
+    let server = Server::new(Start::Established);
+    server.record_all(1.0, &[Refused, Refused]);
+    assert_eq!((server.standing(1.0), server.standing(11.0)), (Standing::Failing, Standing::HalfOpen));
+    assert!(server.health.try_probe(server.at(11.0)));
+    server.record(11.0, Refused);
+    assert_eq!((server.standing(11.0), server.standing(31.0)), (Standing::Failing, Standing::HalfOpen));
+    // Somebody listens again, but does not serve.
+    assert!(server.health.try_probe(server.at(31.0)));
+    server.record(31.0, Failed);
+    assert_eq!(server.standing(31.0), Standing::Ejected { until: server.at(61.0) });
 }
 
 #[test]

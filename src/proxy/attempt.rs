@@ -7,7 +7,7 @@ use super::failure::{self, Failure};
 use super::hedge;
 use crate::clock;
 use crate::health::Attempt as Fared;
-use crate::names::Track;
+use crate::names::{Share, Track};
 use crate::rollout::ledger::{Draw, Verdict};
 use crate::routing::server::{InFlight, Server};
 use crate::routing::service::Service;
@@ -172,7 +172,9 @@ impl Attempt {
     /// Gives the draw back.
     fn testify(&mut self, verdict: Verdict, first_byte: Option<Duration>) {
         let Some(draw) = self.draw.take() else { return };
-        if let Some(tripped) = self.service.ledger.record(draw, verdict, first_byte) {
+        // What fails after the share was taken away takes nothing away any more.
+        let tripped = self.service.ledger.record(draw, verdict, first_byte).filter(|tripped| tripped.share != Share::ZERO);
+        if let Some(tripped) = tripped {
             tracing::warn!(service = %self.service.label, share = %tripped.share, "canary failed too often in a row, its share was taken away at once");
         }
     }

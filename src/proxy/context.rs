@@ -57,6 +57,8 @@ pub struct Context {
     pub attempts: u32,
     /// Those among them that only met a pooled connection that was dead already.
     pub stale: u32,
+    /// Attempts among them that ended at a server where nobody listens.
+    pub refused: u32,
     /// Servers that this request is not sent to again.
     pub tried: Vec<Arc<Server>>,
     /// What the request left behind in the middlewares of its route.
@@ -109,6 +111,7 @@ impl Context {
             attempt: None,
             attempts: 0,
             stale: 0,
+            refused: 0,
             tried: Vec::new(),
             memo: None,
             transform: None,

@@ -29,6 +29,8 @@ use crate::tls::certificate::parse_chain;
 const POOL_IDLE_MAX: Duration = Duration::from_secs(30);
 /// So many dead pooled connections cost a request no attempt: each told nothing about its server but its age.
 const STALE_MAX: u32 = 2;
+/// So many servers that nobody listens at cost a request no attempt: it is known at once, and none is asked twice.
+const REFUSED_MAX: u32 = 8;
 /// Streams on one HTTP/2 connection to a server.
 const H2_STREAMS_MAX: usize = 100;
 /// How long a server may take no byte of a request.
@@ -204,6 +206,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
         context.stale = (context.stale + 1).min(STALE_MAX);
     } else if failure != Failure::Unprocessed && !has_other_address {
         context.tried.push(server);
+        context.refused = (context.refused + u32::from(failure == Failure::Connect)).min(REFUSED_MAX);
     }
     let Some(service) = &context.service else { return false };
     // A canary's failures are made good for by stable whatever they number: that is no more than stable's own share.
@@ -211,7 +214,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
     let repeat = Repeat {
         is_idempotent: context.is_idempotent,
         is_replayable,
-        attempts: context.attempts.saturating_sub(context.stale),
+        attempts: context.attempts.saturating_sub(context.stale + context.refused),
         attempts_max: if is_shielded { shared.install.own.attempts_max.max(2) } else { shared.install.own.attempts_max },
     };
     failure.may_repeat(repeat) && (is_shielded || service.may_retry(now, &context.tried))

@@ -183,7 +183,7 @@ impl fmt::Display for Why {
             Self::Traffic { rate } => write!(f, "traffic is {rate:.1} requests a second now"),
             Self::OlderLeft => f.write_str("the older instances have left"),
             Self::Watched { seen, after } => write!(f, "{} in the {} since it passed", Failed(seen), Seconds(after)),
-            Self::Gone => f.write_str("the canary has left"),
+            Self::Gone => f.write_str("there is no canary any more"),
             Self::Replaced => f.write_str("another version has taken the canary's place"),
         }
     }

@@ -143,6 +143,11 @@ impl Machine {
         self.trial.as_ref().map_or(Share::ZERO, Trial::share)
     }
 
+    /// The version of the canary that is judged, if there is one.
+    pub fn version(&self) -> Option<&str> {
+        self.trial.as_ref().map(Trial::version)
+    }
+
     /// Until when the next step must come.
     pub fn step_within(&self) -> Duration {
         if self.trial.as_ref().is_none_or(Trial::is_over) { STEP_IDLE } else { STEP }

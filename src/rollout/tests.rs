@@ -253,7 +253,7 @@ fn another_canary_begins_from_nothing() {
     tale.version = "3";
     tale.pass(3).check(&["6.67 % -> 0 %: another version has taken the canary's place"]);
     tale.canary = arm(0, 0);
-    tale.pass(3).check(&["stays 0 %: the canary has left"]);
+    tale.pass(3).check(&["stays 0 %: there is no canary any more"]);
     assert_eq!(tale.machine.phase(), None);
 }
 

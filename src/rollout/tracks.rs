@@ -47,6 +47,8 @@ pub struct Sorted {
     pub version: String,
     /// How the canary is told.
     pub nature: Nature,
+    /// The canary of a moment ago is stable now, because everybody older has left.
+    pub older_left: bool,
 }
 
 /// What we remember about the instances of one service.
@@ -69,7 +71,9 @@ impl Tracks {
     /// Sorts all instances of the service into its arms.
     pub fn sort(&mut self, now: Duration, instances: &[Sighted<'_>], newcomers: Newcomers) -> Sorted {
         // The older ones have left: those who came after them are the older ones now, before anybody is newer than they.
+        let mut older_left = false;
         if !instances.iter().any(|instance| self.track(instance) == Some(Track::Stable)) {
+            older_left = instances.iter().any(|instance| self.canaries.contains(instance.key));
             self.adopt();
         }
         let declared = instances.iter().any(|instance| instance.declared == Some(Track::Canary));
@@ -94,7 +98,7 @@ impl Tracks {
         self.remember(now, instances, &tracks);
         let version = self.version(instances, &tracks);
         let nature = if declared { Nature::Declared } else { Nature::ByAge };
-        Sorted { tracks, version, nature }
+        Sorted { tracks, version, nature, older_left }
     }
 
     /// The instances told by their age alone are stable from now on.
@@ -190,6 +194,19 @@ mod tests {
     #[test]
     fn who_joins_is_canary_until_the_older_leave() {
         check(Newcomers::Judge, &[("a", "", ""), ("a b", "b", "#1"), ("b", "", ""), ("b c", "c", "#2")]);
+    }
+
+    #[test]
+    fn that_the_older_left_is_told_once() {
+        for (older, newer) in [("a", "a b"), ("a", "a b+")] {
+            let mut tracks = Tracks::default();
+            let last = newer.split_whitespace().last().unwrap();
+            let told = [older, newer, last, last].map(|catalog| {
+                let instances: Vec<Sighted<'_>> = catalog.split_whitespace().map(parse).collect();
+                tracks.sort(Duration::ZERO, &instances, Newcomers::Judge).older_left
+            });
+            assert_eq!(told, [false, false, true, false], "{newer}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which of several servers takes a request. Pure: what is known about each server comes in as a [`Candidate`].
 //!
 //! The best that is left is used, in this order: available servers; all that are passing, ejected or not, when fewer than half
-//! of them are available (too few would be overrun; Envoy's panic rule); servers the provider or a check calls unfit; and, before
-//! nobody answers at all, a suspended canary. A server this request has already tried is never chosen again.
+//! of them are available (too few would be overrun; Envoy's panic rule); servers the provider or a check calls unfit, or that nobody listens
+//! at; and, before nobody answers at all, a suspended canary. A server this request has already tried is never chosen again.
 //!
 //! Weighted round robin is exact over a round and spread evenly within it, with one shared counter and no lock: the counter
 //! steps through the round in strides that visit every place once (1, 4, 7, 3, ... of ten), and a place belongs to whoever's

@@ -106,6 +106,22 @@ async fn an_instance_killed_unannounced_costs_no_request() {
     assert_eq!(edge.metric("traefik_service_retries_total{service=\"site@consulcatalog\"}").await, Some(before));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_five_instances_four_killed_in_the_same_moment_cost_no_request() {
+    let (a, b, c, d, e) =
+        (instance("a").await, instance("b").await, instance("c").await, instance("d").await, instance("e").await);
+    let all = [("a", &a), ("b", &b), ("c", &c), ("d", &d), ("e", &e)];
+    let edge = all.iter().fold(Edge::start(), |edge, (id, instance)| edge.registered(id, instance.address));
+    let edge = edge.certificate(&["site.test"]).run().await;
+    let visitors = Visitors::of(&edge);
+    for version in ["a", "b", "c", "d"] {
+        visitors.have_met(version, 20).await;
+    }
+    let under_way: u64 = [a, b, c, d].into_iter().map(kill).sum();
+    visitors.have_met("e", 300).await;
+    nothing_lost("four killed, still in the catalog", &visitors.stop().await, under_way + 4);
+}
+
 #[tokio::test]
 async fn an_instance_that_leaves_finishes_what_it_has_and_gets_nothing_new() {
     let release = Arc::new(Notify::new());

@@ -502,7 +502,7 @@ pub struct Own {
     pub state: PathBuf,
     /// `rollout`.
     pub rollout: RolloutSettings,
-    /// `retry.attempts`: tries of one request in all, the first included.
+    /// `retry.attempts`: tries of one request in all, the first included; those that no server noticed are not counted.
     pub attempts_max: u32,
     /// `upstream.firstByteTimeout`: how long a server may take to the first byte where `responseHeaderTimeout` sets no limit; zero is no limit.
     pub first_byte_timeout: Duration,
