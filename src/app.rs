@@ -1,7 +1,10 @@
 //! The composition root: builds the parts, hands out the channels, decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::acme::CertificateResolvers;
 use crate::acme::run::{self as acme_run, CertificateState};
 use crate::config::install::{Install, Prometheus};
-use crate::config::problem::{Problem, Problems};
+use crate::config::problem::{Problem, Problems, Severity};
 use crate::control::{self, Control, ControlError, Inputs, Outputs};
 use crate::listener::{self, Counters, Drain, Front, Phase};
 use crate::observe::access_log::AccessLog;
@@ -46,22 +49,22 @@ const ENGINE_ATTEMPTS_MAX: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listening address cannot be used.
-    #[error("entrypoint `{entrypoint}` cannot listen on `{address}`: {source}{}", hint(source))]
+    #[error("entrypoint `{entrypoint}` cannot listen on `{address}`: {reason}{}", port_hint(reason))]
     Listen {
         /** Its name. */
         entrypoint: String,
         /** Its address. */
         address: String,
         /** Why. */
-        source: std::io::Error,
+        reason: io::Error,
     },
     /// The access log cannot be opened.
-    #[error("access log `{path}` cannot be opened: {source}{}", hint(source))]
+    #[error("access log `{}` cannot be opened: {reason}{}", path.display(), owner_hint(path, reason))]
     AccessLog {
         /** The file. */
-        path: String,
+        path: PathBuf,
         /** Why. */
-        source: std::io::Error,
+        reason: io::Error,
     },
     /// No default certificate.
     #[error(transparent)]
@@ -77,15 +80,30 @@ pub enum StartError {
     Problems(Problems),
 }
 
-/// What helps against the usual causes.
-fn hint(error: &std::io::Error) -> &'static str {
+/// What helps when an address cannot be listened on.
+fn port_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            " (ports below 1024 need CAP_NET_BIND_SERVICE; files that a root Traefik left belong to root: `chown -R tidegate` their folder)"
-        }
-        std::io::ErrorKind::AddrInUse => " (another program listens there: is Traefik still running?)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+        io::ErrorKind::AddrInUse => " (another program listens there: is Traefik still running?)",
         _ => "",
     }
+}
+
+/// What helps when a file may not be opened: to whom it belongs, or the folder that it stands in or would stand in.
+pub fn owner_hint(path: &Path, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let found = path.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
+    found.map_or_else(String::new, |(place, owner)| chown(place, owner, rustix::process::geteuid().as_raw()))
+}
+
+fn chown(place: &Path, owner: u32, user: u32) -> String {
+    let place = place.display();
+    if owner == user {
+        return format!(" (look at the permissions of {place})");
+    }
+    format!(" ({place} belongs to user {owner}, and this process runs as user {user}: run `chown {user} {place}`)")
 }
 
 /// How a variable of the environment is looked up.
@@ -144,7 +162,9 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
         install: Arc::clone(&install),
     });
     let (wanted, wanted_seen) = watch::channel(Vec::new());
-    start_acme(&install, &certificates, &challenges, wanted_seen, environment, &shutdown);
+    let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
+    let obtaining = Obtaining { wanted: wanted_seen, addresses: addresses_seen.clone(), shutdown: shutdown.clone() };
+    start_acme(&install, &certificates, &challenges, obtaining, environment);
 
     let (reload, reload_seen) = watch::channel(0);
     let inputs =
@@ -156,7 +176,6 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
 
     let drain = Arc::new(Drain::default());
     let front = Fronts::new(&shared, &drain, entrypoints, connections);
-    let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
     let (failed, failure) = watch::channel(None);
     tokio::spawn(listen(front, sockets, ready_seen, Arc::clone(&shared), addresses, failed));
     Ok(Running { shared, drain, log, reload, shutdown, addresses: addresses_seen, failure })
@@ -232,10 +251,10 @@ fn bind_all(entrypoints: &[Arc<Entrypoint>]) -> Result<Vec<Vec<listener::Bound>>
             continue;
         }
         let address = &entrypoint.settings.address;
-        let bound = listener::bind(address).map_err(|source| StartError::Listen {
+        let bound = listener::bind(address).map_err(|reason| StartError::Listen {
             entrypoint: entrypoint.name.to_string(),
             address: address.clone(),
-            source,
+            reason,
         })?;
         sockets.push(vec![bound]);
     }
@@ -260,10 +279,8 @@ fn open_access_log(install: &Install, metrics: &Metrics) -> Result<Option<Arc<Ac
     let Some(settings) = &install.access_log else { return Ok(None) };
     let dropped: Arc<AtomicU64> = metrics.access_log_dropped();
     let zone = jiff::tz::TimeZone::system();
-    let log = AccessLog::open(settings, zone, dropped).map_err(|source| StartError::AccessLog {
-        path: settings.file_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-        source,
-    })?;
+    let log = AccessLog::open(settings, zone, dropped)
+        .map_err(|reason| StartError::AccessLog { path: settings.file_path.clone().unwrap_or_default(), reason })?;
     Ok(Some(Arc::new(log)))
 }
 
@@ -272,24 +289,42 @@ fn challenge_entrypoints(install: &Install, entrypoints: &[Arc<Entrypoint>]) -> 
     entrypoints.iter().filter(|entrypoint| names.contains(&*entrypoint.name)).map(|entrypoint| entrypoint.index).collect()
 }
 
+/// What obtaining certificates waits for.
+struct Obtaining {
+    wanted: watch::Receiver<acme_run::Wanted>,
+    addresses: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    shutdown: CancellationToken,
+}
+
 fn start_acme(
     install: &Install,
     store: &Arc<CertificateStore>,
     challenges: &Arc<OpenChallenges>,
-    wanted: watch::Receiver<acme_run::Wanted>,
+    obtaining: Obtaining,
     environment: Environment<'_>,
-    shutdown: &CancellationToken,
 ) {
     if install.resolvers.is_empty() {
         return;
     }
     let (resolvers, problems) = CertificateResolvers::open(&install.resolvers, environment);
-    warn_of(&problems);
+    say(&problems);
     // What is stored answers before the first connection comes.
     resolvers.publish(store);
     let (states, _): (watch::Sender<Vec<CertificateState>>, _) = watch::channel(Vec::new());
     let shared = acme_run::Shared { store: Arc::clone(store), challenges: Arc::clone(challenges), states };
-    tokio::spawn(acme_run::run(resolvers, wanted, shared, shutdown.clone()));
+    let Obtaining { wanted, mut addresses, shutdown } = obtaining;
+    let count = install.entrypoints.len();
+    tokio::spawn(async move {
+        // The CA fetches the challenge from us, so nothing is ordered before we listen: it would fail, and be put off.
+        let is_listening = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => false,
+            all = addresses.wait_for(|addresses| addresses.len() == count) => all.is_ok(),
+        };
+        if is_listening {
+            acme_run::run(resolvers, wanted, shared, shutdown).await;
+        }
+    });
 }
 
 fn start_consul(
@@ -300,7 +335,7 @@ fn start_consul(
     let Some(catalog) = &install.providers.consul_catalog else { return Ok(None) };
     let (access, problems) = Access::read(catalog, install.own.consul_token_file.as_deref(), environment);
     let Some(access) = access else { return Err(StartError::Problems(problems)) };
-    warn_of(&problems);
+    say(&problems);
     let watches_max = install.own.consul_watches_max;
     let settings = WatchSettings::new(catalog, watches_max, access.wait);
     let client = Arc::new(Client::new(&access, settings.connections_max)?);
@@ -320,9 +355,12 @@ fn start_files(
     Some(seen)
 }
 
-fn warn_of(problems: &[Problem]) {
+fn say(problems: &[Problem]) {
     for problem in problems {
-        tracing::warn!("{problem}");
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+        }
     }
 }
 
@@ -395,10 +433,32 @@ async fn listen(
     }
 }
 
-fn serve(socket: listener::Bound, front: &Arc<Front<Edge>>) -> std::io::Result<SocketAddr> {
+fn serve(socket: listener::Bound, front: &Arc<Front<Edge>>) -> io::Result<SocketAddr> {
     let socket: TcpListener = socket.listen()?;
     let address = socket.local_addr()?;
     tracing::info!(entrypoint = %front.name(), %address, "listening");
     listener::serve(socket, Arc::clone(front))?;
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_a_root_traefik_left_says_which_command_helps() {
+        let said = chown(Path::new("/data/access.log"), 0, 998);
+        let expected =
+            " (/data/access.log belongs to user 0, and this process runs as user 998: run `chown 998 /data/access.log`)";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_seen_is_spoken_of_by_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let said = owner_hint(&folder.path().join("missing/access.log"), &denied);
+        assert_eq!(said, format!(" (look at the permissions of {})", folder.path().display()));
+        assert_eq!(owner_hint(folder.path(), &io::Error::from(io::ErrorKind::StorageFull)), "");
+    }
 }

@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("catalog", &["config", "rule", "names"]),
     ("health", &["names"]),
     ("rollout", &["config", "names"]),
-    ("middleware", &["config", "names"]),
+    ("middleware", &["config", "rule", "names"]),
     ("tls", &["config", "names", "clock"]),
     ("observe", &["config", "names", "clock"]),
     ("routing", &["config", "rule", "names", "health", "rollout", "middleware", "observe", "tls", "clock"]),

@@ -1,9 +1,12 @@
-//! The files that users copy: the units of systemd/ are valid, and the service may do little.
+//! The files that users copy: the sample configuration has no problems, the image's recipe finds its sources, the units of
+//! systemd/ are valid, and the service may do little.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use tidegate::cli::check::Verdict;
 
 /// What systemd calls `OK` begins at 2.0 out of 10; without hardening a service has 9.6. In tenths, as systemd takes it.
 const EXPOSURE_MAX: &str = "--threshold=20";
@@ -44,6 +47,30 @@ fn the_service_may_do_little() {
     let (folder, _) = units();
     let output = analyze(&["security", "--offline=true", EXPOSURE_MAX, "--no-pager"], &[folder.path().join(SERVICE)]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_sample_configuration_has_no_problems() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/traefik.yaml");
+    let mut report = Vec::new();
+    let verdict = tidegate::cli::check::run(&file, &mut report).unwrap();
+    let report = String::from_utf8(report).unwrap();
+    assert_eq!((verdict, report), (Verdict::Usable, format!("{}: no problems\n", file.display())));
+}
+
+#[test]
+fn the_image_is_made_of_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recipe = fs::read_to_string(root.join("config/Dockerfile")).unwrap();
+    let copied: Vec<&str> = recipe
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY ").filter(|rest| !rest.starts_with("--from")))
+        .flat_map(|rest| rest.rsplit_once(' ').unwrap().0.split(' '))
+        .collect();
+    assert!(copied.contains(&"src"), "{copied:?}");
+    for path in copied {
+        assert!(root.join(path).exists(), "{path}");
+    }
 }
 
 #[test]

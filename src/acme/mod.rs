@@ -68,7 +68,7 @@ impl CertificateResolvers {
                         opened.storages.insert(acme.storage.clone(), storage);
                     }
                     Err(error) => {
-                        let problem = Problem::warning(&at("storage"), error.to_string());
+                        let problem = Problem::error(&at("storage"), error.to_string());
                         problems.push(problem.hint("the resolver is skipped, its routers get the default certificate"));
                         continue;
                     }

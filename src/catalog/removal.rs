@@ -2,164 +2,166 @@
 //!
 //! A job that is stopped goes at once. But Consul also answers 200 with nothing when it was wiped and restarted, when a token
 //! lost its rights, or when an agent has no leader, and then the instances that are running well must go on serving. What
-//! tells the two apart is what went with them.
+//! tells the two apart is what went with them. An instance that is kept although it is dead is found out by the requests it
+//! fails, so keeping one too many costs little; the time for which one is kept is limited all the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use super::Instance;
+use super::{Catalog, Instance};
 
-/// Services that only go when the catalog itself does: Consul's servers and Nomad's agents register them.
-const LANDMARKS: [&str; 3] = ["consul", "nomad", "nomad-client"];
+/// How long an instance that vanished under doubtful circumstances is kept.
+pub const KEPT_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long after the agent's index went backwards an absence is doubted: a scheduler registers its services again within this.
+pub const REWOUND_DOUBTED_FOR: Duration = Duration::from_secs(60);
 
-/// What an answer says besides its instances, and what is known of the catalog around it.
-#[derive(Clone, Copy, Debug)]
-pub struct Circumstances<'a> {
-    /// `X-Consul-Index` of the last answer to the same question; 0 when there was none.
-    pub index_before: u64,
-    /// `X-Consul-Index` of this one.
-    pub index: u64,
-    /// `X-Consul-KnownLeader`; missing is false.
-    pub has_leader: bool,
-    /// `X-Consul-Results-Filtered-By-ACLs`. Its absence proves nothing.
-    pub is_filtered: bool,
-    /// The names of all services in the catalog, as last believed.
-    pub services_before: &'a BTreeSet<String>,
-    /// The names of all services in the catalog now.
-    pub services: &'a BTreeSet<String>,
-    /// The names of all nodes in the catalog now, if they are known.
-    pub nodes: Option<&'a BTreeSet<String>>,
+/// How far the absence of something may be believed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Credibility {
+    /// Why nothing that is absent is believed to be gone, if so.
+    pub doubt: Option<&'static str>,
+    /// Services whose newest answer is doubted.
+    pub services: BTreeSet<String>,
+    /// Nodes that are gone themselves: their instances may well live.
+    pub nodes_gone: BTreeSet<String>,
 }
 
-/// What an absence means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// Nothing is gone, or what is gone was taken away: no new request goes there from now on.
-    Believed,
-    /// The catalog was lost rather than the instances. Those that still answer are kept, for a limited time.
-    Doubted(Doubt),
+/// Instances that are kept although the catalog no longer shows them.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    last: Catalog,
+    since: BTreeMap<(String, String), Instant>,
 }
 
-/// Why an absence is not believed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
-    /// A wiped and restarted Consul numbers everything anew.
-    #[error("the catalog's index went back from {before} to {now}")]
-    IndexWentBack {
-        /// `X-Consul-Index` before.
-        before: u64,
-        /// And now.
-        now: u64,
-    },
-    /// The answer may be stale.
-    #[error("the agent knows no leader")]
-    NoLeader,
-    /// The token may not see what it asked for.
-    #[error("the answer was filtered by ACLs")]
-    Filtered,
-    /// Everything is gone at once.
-    #[error("the whole catalog is empty")]
-    Empty,
-    /// What Consul or Nomad register themselves is gone too.
-    #[error("the service `{0}` is gone too")]
-    LandmarkGone(String),
-    /// The node is gone, not the instance.
-    #[error("the node `{0}` is gone too")]
-    NodeGone(String),
-}
-
-/// Judges the absence of what was in `before` and is not in `now`, both the instances of one service.
-pub fn judge(before: &[Instance], now: &[Instance], circumstances: &Circumstances<'_>) -> Removal {
-    let mut gone = before.iter().filter(|was| !now.iter().any(|is| is.id == was.id && is.node == was.node)).peekable();
-    if gone.peek().is_none() {
-        return Removal::Believed;
+impl Kept {
+    /// The catalog to go by: what it shows now, and what vanished from it under circumstances that are not believed.
+    pub fn believe(&mut self, now: Instant, shown: &Catalog, credibility: &Credibility) -> Catalog {
+        let mut believed = shown.clone();
+        let claimed: BTreeSet<(String, u16)> = shown.values().flatten().map(place).collect();
+        let mut since = BTreeMap::new();
+        for (service, instances) in &self.last {
+            for instance in instances {
+                let is_shown = shown
+                    .get(service)
+                    .is_some_and(|shown| shown.iter().any(|one| one.id == instance.id && one.node == instance.node));
+                if is_shown || claimed.contains(&place(instance)) {
+                    continue;
+                }
+                let key = (instance.node.clone(), instance.id.clone());
+                let vanished = self.since.get(&key).copied();
+                // Once kept it stays kept: circumstances that clear up bring it back, or its time is over.
+                let is_doubted = vanished.is_some() || is_doubted(service, instance, credibility);
+                let vanished = vanished.unwrap_or(now);
+                if is_doubted && now.saturating_duration_since(vanished) < KEPT_MAX {
+                    since.insert(key, vanished);
+                    believed.entry(service.clone()).or_default().push(instance.clone());
+                }
+            }
+        }
+        self.since = since;
+        self.last.clone_from(&believed);
+        believed
     }
-    match doubt(gone, circumstances) {
-        Some(doubt) => Removal::Doubted(doubt),
-        None => Removal::Believed,
+
+    /// How many instances are kept.
+    pub fn count(&self) -> usize {
+        self.since.len()
+    }
+
+    /// When the first of them is given up.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.since.values().min().map(|since| *since + KEPT_MAX)
     }
 }
 
-fn doubt<'i>(mut gone: impl Iterator<Item = &'i Instance>, circumstances: &Circumstances<'_>) -> Option<Doubt> {
-    let Circumstances { index_before, index, has_leader, is_filtered, services_before, services, nodes } = *circumstances;
-    if index < index_before {
-        return Some(Doubt::IndexWentBack { before: index_before, now: index });
-    }
-    if !has_leader {
-        return Some(Doubt::NoLeader);
-    }
-    if is_filtered {
-        return Some(Doubt::Filtered);
-    }
-    if services.is_empty() {
-        return Some(Doubt::Empty);
-    }
-    let is_gone = |name: &&str| services_before.contains(*name) && !services.contains(*name);
-    if let Some(landmark) = LANDMARKS.iter().copied().find(is_gone) {
-        return Some(Doubt::LandmarkGone(landmark.to_owned()));
-    }
-    let nodes = nodes?;
-    gone.find(|instance| !nodes.contains(&instance.node)).map(|instance| Doubt::NodeGone(instance.node.clone()))
+fn place(instance: &Instance) -> (String, u16) {
+    (instance.address.clone(), instance.port)
+}
+
+fn is_doubted(service: &str, instance: &Instance, credibility: &Credibility) -> bool {
+    credibility.doubt.is_some() || credibility.services.contains(service) || credibility.nodes_gone.contains(&instance.node)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
-    fn instances(ids: &[&str]) -> Vec<Instance> {
-        ids.iter().map(|&id| Instance { id: id.to_owned(), node: "n1".to_owned(), ..Instance::default() }).collect()
+    /// A catalog from `service=id:port id:port; …`, all on node n.
+    fn catalog(text: &str) -> Catalog {
+        let mut catalog = Catalog::new();
+        for service in text.split(';').map(str::trim).filter(|text| !text.is_empty()) {
+            let (name, instances) = service.split_once('=').unwrap();
+            for instance in instances.split_whitespace() {
+                let (id, port) = instance.split_once(':').unwrap();
+                catalog.entry(name.to_owned()).or_default().push(Instance {
+                    id: id.to_owned(),
+                    service: name.to_owned(),
+                    node: "n".to_owned(),
+                    address: "127.0.0.1".to_owned(),
+                    port: port.parse().unwrap(),
+                    ..Instance::default()
+                });
+            }
+        }
+        catalog
     }
 
-    fn names(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
+    fn lost() -> Credibility {
+        Credibility { doubt: Some("the catalog was wiped"), ..Credibility::default() }
     }
 
+    /// Shows one catalog after the other and compares the ids that are gone by.
     #[track_caller]
-    fn check(now: &[&str], services: &[&str], nodes: &[&str], index: u64, flags: (bool, bool), expected: Removal) {
-        let circumstances = Circumstances {
-            index_before: 40,
-            index,
-            has_leader: flags.0,
-            is_filtered: flags.1,
-            services_before: &names(&["cljdoc", "consul", "nomad"]),
-            services: &names(services),
-            nodes: Some(&names(nodes)),
-        };
-        assert_eq!(judge(&instances(&["a", "b"]), &instances(now), &circumstances), expected);
+    fn check(shown: &[(u64, &str, Credibility, &str)]) {
+        let start = clock::now();
+        let mut kept = Kept::default();
+        for (seconds, text, credibility, expected) in shown {
+            let believed = kept.believe(start + Duration::from_secs(*seconds), &catalog(text), credibility);
+            let ids: Vec<&str> = believed.values().flatten().map(|instance| instance.id.as_str()).collect();
+            assert_eq!(ids.join(" "), *expected, "after {seconds} s");
+        }
     }
 
     #[test]
-    fn a_stopped_job_goes_at_once_and_a_lost_catalog_does_not() {
-        let around = ["consul", "nomad"];
-        let fine = (true, false);
-        let doubted = Removal::Doubted;
-        check(&["a"], &["cljdoc", "consul", "nomad"], &["n1"], 41, fine, Removal::Believed);
-        check(&[], &around, &["n1"], 41, fine, Removal::Believed);
-        check(&[], &around, &["n1"], 40, fine, Removal::Believed);
-        check(&[], &around, &["n1"], 7, fine, doubted(Doubt::IndexWentBack { before: 40, now: 7 }));
-        check(&[], &around, &["n1"], 41, (false, false), doubted(Doubt::NoLeader));
-        check(&[], &around, &["n1"], 41, (true, true), doubted(Doubt::Filtered));
-        check(&[], &[], &["n1"], 41, fine, doubted(Doubt::Empty));
-        check(&[], &["consul"], &["n1"], 41, fine, doubted(Doubt::LandmarkGone("nomad".to_owned())));
-        check(&[], &around, &["n2"], 41, fine, doubted(Doubt::NodeGone("n1".to_owned())));
+    fn a_stopped_job_goes_at_once() {
+        check(&[
+            (0, "a=1:1 2:2", Credibility::default(), "1 2"),
+            (1, "a=2:2", Credibility::default(), "2"),
+            (2, "", Credibility::default(), ""),
+        ]);
     }
 
     #[test]
-    fn where_nothing_is_gone_there_is_nothing_to_doubt() {
-        check(&["b", "a", "c"], &[], &[], 7, (false, true), Removal::Believed);
+    fn a_wiped_catalog_takes_nobody_with_it_and_those_that_come_back_count_once() {
+        let plain = Credibility::default;
+        check(&[
+            (0, "a=1:1 2:2", plain(), "1 2"),
+            (1, "", lost(), "1 2"),
+            (30, "", plain(), "1 2"),
+            (40, "a=1:1", plain(), "1 2"),
+        ]);
     }
 
     #[test]
-    fn a_landmark_that_was_never_seen_is_not_missed() {
-        let services = names(&["other"]);
-        let circumstances = Circumstances {
-            index_before: 0,
-            index: 1,
-            has_leader: true,
-            is_filtered: false,
-            services_before: &names(&["cljdoc", "other"]),
-            services: &services,
-            nodes: None,
-        };
-        assert_eq!(judge(&instances(&["a"]), &[], &circumstances), Removal::Believed);
+    fn whoever_takes_a_kept_instances_place_has_it() {
+        check(&[(0, "a=1:1", Credibility::default(), "1"), (1, "", lost(), "1"), (2, "b=9:1", Credibility::default(), "9")]);
+    }
+
+    #[test]
+    fn nobody_is_kept_for_ever() {
+        check(&[(0, "a=1:1", Credibility::default(), "1"), (1, "", lost(), "1"), (899, "", lost(), "1"), (901, "", lost(), "")]);
+    }
+
+    #[test]
+    fn only_the_service_whose_answer_is_doubted_is_kept() {
+        let doubted = Credibility { services: BTreeSet::from(["a".to_owned()]), ..Credibility::default() };
+        check(&[(0, "a=1:1; b=2:2", Credibility::default(), "1 2"), (1, "", doubted, "1")]);
+    }
+
+    #[test]
+    fn a_lost_node_does_not_lose_its_instances() {
+        let gone = Credibility { nodes_gone: BTreeSet::from(["n".to_owned()]), ..Credibility::default() };
+        check(&[(0, "a=1:1", Credibility::default(), "1"), (1, "", gone, "1")]);
     }
 }

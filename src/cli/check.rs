@@ -1,12 +1,17 @@
-//! `tidegate check FILE`: reads an install configuration and shows every problem where it stands. Nothing is started.
+//! `tidegate check FILE`: reads an install configuration and the dynamic files that it names, and shows every problem where it
+//! stands. Nothing is started, and what only other providers know (a reference to `x@consulcatalog`) is not judged.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
 
 use super::{Loaded, load_file};
-use crate::config::install::Source;
+use crate::config::document;
+use crate::config::dynamic::{Definitions, decode};
+use crate::config::install::{FileProvider, Source};
 use crate::config::problem::{At, Problem, Problems, Severity, has_error};
+use crate::provider::file;
+use crate::rule::{self, InvalidRule, Tree};
 
 /// How much of a source line is shown; of a longer one the part around the mistake.
 const LINE_CHARS_MAX: usize = 120;
@@ -44,10 +49,59 @@ pub fn run(path: &Path, out: &mut impl Write) -> io::Result<Verdict> {
 
 /// Reads the install configuration; each file that it leads to is one more in the list.
 fn check(path: &Path) -> Vec<Checked> {
-    let mut checked = install(&load_file(path));
+    let loaded = load_file(path);
     // A file that could not even be read still has its name.
-    checked.path = path.display().to_string();
-    vec![checked]
+    let mut checked = vec![Checked { path: path.display().to_string(), ..install(&loaded) }];
+    if let Some(settings) = loaded.install.and_then(|install| install.providers.file) {
+        checked.extend(dynamic_files(&settings));
+    }
+    checked
+}
+
+/// The files of the provider `file`, read as the proxy would.
+fn dynamic_files(settings: &FileProvider) -> Vec<Checked> {
+    let state = file::read(settings);
+    let unreadable = state.unreadable.iter().map(|(path, problem)| Checked {
+        path: path.display().to_string(),
+        text: String::new(),
+        problems: vec![problem.clone()],
+    });
+    let readable = state.files.iter().map(|(path, content)| {
+        let path = path.display().to_string();
+        let problems = match document::parse(&path, &content.text) {
+            Ok(node) => {
+                let provided = decode::file(&node);
+                let mut problems = provided.problems;
+                problems.extend(rules(&provided.definitions));
+                problems.sort_by_key(|problem| problem.at.as_ref().map(|at| (at.line, at.column)));
+                problems
+            }
+            Err(problem) => vec![problem],
+        };
+        Checked { path, text: content.text.to_string(), problems }
+    });
+    unreadable.chain(readable).collect()
+}
+
+/// What is wrong or doubtful about the rules of routers.
+fn rules(definitions: &Definitions) -> Problems {
+    let http = |text: &str| rule::parse(text).and_then(|tree| rule::http::compile(&tree).map(|_| tree));
+    let tcp = |text: &str| rule::parse(text).and_then(|tree| rule::tcp::compile(&tree).map(|_| tree));
+    let mut problems = Problems::new();
+    for (name, router) in &definitions.routers {
+        problems.extend(judged(&format!("router `{name}`"), &router.at, &router.rule, http(&router.rule)));
+    }
+    for (name, router) in &definitions.tcp_routers {
+        problems.extend(judged(&format!("TCP router `{name}`"), &router.at, &router.rule, tcp(&router.rule)));
+    }
+    problems
+}
+
+fn judged(router: &str, at: &At, rule: &str, read: Result<Tree, InvalidRule>) -> Problems {
+    match read {
+        Ok(tree) => tree.doubts().iter().map(|doubt| Problem::warning(at, format!("{router}: {doubt}"))).collect(),
+        Err(error) => vec![Problem::error(at, format!("{router}: invalid rule {rule}: {error}"))],
+    }
 }
 
 /// An install configuration that was loaded, ready for [`report`].
@@ -173,6 +227,37 @@ mod tests {
              \n\
              t.toml: 2 warnings\n",
         );
+    }
+
+    #[test]
+    fn follows_the_file_provider_into_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let dynamic = folder.path().join("dynamic");
+        let install = write("t.yaml", &format!("providers: {{file: {{directory: \"{}\"}}}}\n", dynamic.display()));
+        let service = "services: {s: {loadBalancer: {servers: [{url: 'http://127.0.0.1:1'}]}}}";
+        write("dynamic/good.yaml", &format!("http: {{routers: {{r: {{rule: \"Path(`/`)\", service: s}}}}, {service}}}\n"));
+        write("dynamic/sub/half.toml", "[http.routers.r\n");
+        write(
+            "dynamic/wrong.yaml",
+            "http:\n  routers:\n    a:\n      rule: Hots(`a.test`)\n      service: s\n    b:\n      rul: x\ntcp:\n  routers:\n    \
+             t:\n      rule: HostSNI(`*`\n      service: s\n",
+        );
+        let mut out = Vec::new();
+        assert_eq!(run(&install, &mut out).unwrap(), Verdict::Refused);
+        let report = String::from_utf8(out).unwrap().replace(&format!("{}/", folder.path().display()), "");
+        insta::assert_snapshot!(report);
+
+        let alone = write("alone.yaml", "providers: {file: {filename: /nowhere/dynamic.yaml}}\n");
+        let mut out = Vec::new();
+        assert_eq!(run(&alone, &mut out).unwrap(), Verdict::Refused);
+        let report = String::from_utf8(out).unwrap();
+        assert!(report.contains("/nowhere/dynamic.yaml: error: cannot be read"), "{report}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod arguments;
 pub mod check;
+mod demo;
 mod healthcheck;
 mod run;
 
@@ -38,17 +39,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(Command::Demo { duration }) => {
             drop((out, err));
-            demo(duration)
+            demo::run(duration)
         }
         Err(NoCommand { text, exit_code }) => {
             let _ = if exit_code == 0 { write!(out, "{text}") } else { write!(err, "{text}") };
             ExitCode::from(exit_code)
         }
     }
-}
-
-fn demo(_duration: Option<std::time::Duration>) -> ExitCode {
-    ExitCode::FAILURE
 }
 
 /// The install configuration with all that is to say about it.

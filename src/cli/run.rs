@@ -10,7 +10,7 @@ use super::{Loaded, check, load};
 use crate::app::{self, Running};
 use crate::config::install::Install;
 use crate::config::problem::{Problem, Severity};
-use crate::observe::log::Log;
+use crate::observe::log::{Log, LogError};
 
 /// Reads the install configuration, starts, serves, and ends on SIGTERM or SIGINT.
 pub fn run(flags: &[String]) -> ExitCode {
@@ -23,32 +23,48 @@ pub fn run(flags: &[String]) -> ExitCode {
     };
     let log = match Log::install(&install.log, jiff::tz::TimeZone::system()) {
         Ok(log) => log,
-        Err(error) => return refuse(&chain(&error)),
+        Err(LogError::Open { path, reason }) => {
+            return refuse(
+                &format!("log `{}` cannot be opened: {reason}{}", path.display(), app::owner_hint(&path, &reason)),
+                LogGoesTo::Elsewhere,
+            );
+        }
+        Err(error) => return refuse(&chain(&error), LogGoesTo::Elsewhere),
     };
+    let is_shown = install.log.file_path.is_none() && tracing::enabled!(tracing::Level::ERROR);
+    let goes_to = if is_shown { LogGoesTo::StandardError } else { LogGoesTo::Elsewhere };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "tidegate starts");
     say(&problems);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("runtime cannot be started: {error}")),
+        Err(error) => return refuse(&format!("runtime cannot be started: {error}"), goes_to),
     };
-    runtime.block_on(serve(install, log))
+    runtime.block_on(serve(install, log, goes_to))
 }
 
-async fn serve(install: Install, log: Log) -> ExitCode {
+/// As many threads as the process may use processors. With one, nothing is handed from thread to thread at all.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder =
+        if processors == 1 { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    builder.enable_all().thread_name("tidegate").build()
+}
+
+async fn serve(install: Install, log: Log, goes_to: LogGoesTo) -> ExitCode {
     let signals = Signals::new();
     let mut signals = match signals {
         Ok(signals) => signals,
-        Err(error) => return refuse(&format!("signals cannot be received: {error}")),
+        Err(error) => return refuse(&format!("signals cannot be received: {error}"), goes_to),
     };
     let running = match app::start(install, Some(log), &|name| std::env::var(name).ok()).await {
         Ok(running) => running,
-        Err(error) => return refuse(&chain(&error)),
+        Err(error) => return refuse(&chain(&error), goes_to),
     };
     tokio::select! {
         biased;
         () = signals.until_stop(&running) => return stop(running).await,
         listening = running.listening() => if let Err(failure) = listening {
-            return refuse(&failure);
+            return refuse(&failure, goes_to);
         },
     }
     notify(&[sd_notify::NotifyState::Ready]);
@@ -63,7 +79,11 @@ async fn serve(install: Install, log: Log) -> ExitCode {
 async fn stop(running: Running) -> ExitCode {
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("draining");
-    let left = running.stop().await;
+    // A long drain is no reason to be killed by the watchdog.
+    let left = tokio::select! {
+        left = running.stop() => left,
+        () = keep_watchdog_fed() => 0,
+    };
     if left > 0 {
         tracing::warn!(left, "connections were cut off, their time was over");
     }
@@ -135,6 +155,14 @@ fn say(problems: &[Problem]) {
     }
 }
 
+/// Where the log is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogGoesTo {
+    StandardError,
+    /// To a file, or nowhere as yet.
+    Elsewhere,
+}
+
 /// An error with everything that caused it.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -146,9 +174,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Says why there is no start, where it is read: on standard error, and in the log.
-fn refuse(reason: &str) -> ExitCode {
+/// Says why there is no start, where it is read: in the log, and on standard error.
+fn refuse(reason: &str, log: LogGoesTo) -> ExitCode {
     tracing::error!("{reason}");
+    if log == LogGoesTo::StandardError {
+        return ExitCode::FAILURE;
+    }
     // A closed standard error changes nothing about the refusal.
     let _ = writeln!(std::io::stderr(), "tidegate: {reason}");
     ExitCode::FAILURE

@@ -18,30 +18,41 @@ const REDIRECTS_MAX: usize = 10;
 pub struct Checker {
     following: reqwest::Client,
     not_following: reqwest::Client,
+    /// For servers that speak HTTP/2 in clear and may speak nothing else.
+    h2c: reqwest::Client,
 }
 
 impl Checker {
     /// Makes the clients. Certificates of servers are not judged here: a check asks whether the server answers.
     pub fn new() -> Result<Self, reqwest::Error> {
-        let client = |redirects| {
+        let builder = |redirects| {
             reqwest::Client::builder()
                 .redirect(redirects)
                 .pool_max_idle_per_host(0)
                 .danger_accept_invalid_certs(true)
                 .no_proxy()
                 .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-                .build()
         };
         Ok(Self {
-            following: client(reqwest::redirect::Policy::limited(REDIRECTS_MAX))?,
-            not_following: client(reqwest::redirect::Policy::none())?,
+            following: builder(reqwest::redirect::Policy::limited(REDIRECTS_MAX)).build()?,
+            not_following: builder(reqwest::redirect::Policy::none()).build()?,
+            h2c: builder(reqwest::redirect::Policy::none()).http2_prior_knowledge().build()?,
         })
+    }
+
+    fn client(&self, scheme: Scheme, follows_redirects: bool) -> &reqwest::Client {
+        match scheme {
+            Scheme::H2c => &self.h2c,
+            _ if follows_redirects => &self.following,
+            _ => &self.not_following,
+        }
     }
 
     /// GETs `path` straight from `server`. `Ok` is the status it answered.
     pub async fn probe(&self, server: &Server, path: &str) -> Result<u16, String> {
         let address = server.address().ok_or_else(|| format!("{} is not resolved", server.host))?;
-        let request = self.not_following.get(url(server.scheme, address, path)).timeout(PROBE_TIMEOUT);
+        let client = self.client(server.scheme, false);
+        let request = client.get(url(server.scheme, address, path)).timeout(PROBE_TIMEOUT);
         request.send().await.map(|answer| answer.status().as_u16()).map_err(|error| root_cause(&error))
     }
 
@@ -50,12 +61,14 @@ impl Checker {
         let address = server.address().ok_or_else(|| format!("{} is not resolved", server.host))?;
         let address = SocketAddr::new(address.ip(), check.port.unwrap_or(address.port()));
         let method = http::Method::from_bytes(check.method.as_bytes()).map_err(|error| error.to_string())?;
-        let client = if check.follow_redirects { &self.following } else { &self.not_following };
+        let scheme = check.scheme.unwrap_or(server.scheme);
         let path = if check.path.starts_with('/') { check.path.clone() } else { format!("/{}", check.path) };
-        let mut request =
-            client.request(method, url(check.scheme.unwrap_or(server.scheme), address, &path)).timeout(check.timeout);
-        let host = check.hostname.as_deref().unwrap_or(&server.authority);
-        request = request.header(http::header::HOST, host);
+        let client = self.client(scheme, check.follow_redirects);
+        let mut request = client.request(method, url(scheme, address, &path)).timeout(check.timeout);
+        if scheme != Scheme::H2c {
+            // In HTTP/2 the target names the host, and a Host that contradicts it is malformed.
+            request = request.header(http::header::HOST, check.hostname.as_deref().unwrap_or(&server.authority));
+        }
         for (name, value) in &check.headers {
             request = request.header(name, value);
         }
@@ -92,4 +105,28 @@ fn root_cause(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::dynamic::Endpoint;
+    use crate::health::Start;
+
+    #[tokio::test]
+    async fn a_canary_that_speaks_http_2_only_answers_its_probe() {
+        crate::tls::install_crypto_provider();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint { scheme: Scheme::H2c, ..Endpoint::local(listener.local_addr().unwrap().port()) };
+        let serve = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let answer = http::Response::builder().status(204).body(()).unwrap();
+                respond.send_response(answer, true).unwrap();
+            }
+        });
+        let server = Server::new(&endpoint, clock::now(), Start::Established);
+        assert_eq!(Checker::new().unwrap().probe(&server, "/").await, Ok(204));
+        serve.abort();
+    }
 }

@@ -596,33 +596,35 @@ impl Work<'_> {
     }
 
     fn report_services(&mut self) {
+        let of_service = |router: &Router| vec![router.service.clone()];
+        let (users, tcp_users) =
+            (users(&self.report.routers, of_service), users(&self.report.tcp_routers, |router| vec![router.service.clone()]));
         for (provider, provided) in self.input.provided {
             for (name, declared) in &provided.definitions.services {
                 let name = Name::new(name.as_str(), Arc::clone(provider));
                 let errors: Vec<String> =
                     self.services.get(&name).and_then(|target| target.as_ref().err().cloned()).into_iter().collect();
-                let links = users(&self.report.routers, |router, own| Name::resolve(&router.service, own) == name);
+                let links = users.get(&name).cloned().unwrap_or_default();
                 let reported =
                     Reported { definition: Some(declared.clone()), status: status(!errors.is_empty(), &errors), errors, links };
                 self.report.services.insert(name, reported);
             }
             for (name, declared) in &provided.definitions.tcp_services {
                 let name = Name::new(name.as_str(), Arc::clone(provider));
-                let links = users(&self.report.tcp_routers, |router, own| Name::resolve(&router.service, own) == name);
+                let links = tcp_users.get(&name).cloned().unwrap_or_default();
                 self.report.tcp_services.insert(name, Reported { links, ..Reported::new(declared.clone()) });
             }
         }
     }
 
     fn report_middlewares(&mut self) {
+        let users = users(&self.report.routers, |router| router.middlewares.clone());
         for (provider, provided) in self.input.provided {
             for (name, declared) in &provided.definitions.middlewares {
                 let name = Name::new(name.as_str(), Arc::clone(provider));
                 let errors: Vec<String> =
                     self.middlewares.get(&name).and_then(|compiled| compiled.as_ref().err().cloned()).into_iter().collect();
-                let uses =
-                    |router: &Router, own: &str| router.middlewares.iter().any(|reference| Name::resolve(reference, own) == name);
-                let links = users(&self.report.routers, uses);
+                let links = users.get(&name).cloned().unwrap_or_default();
                 let reported =
                     Reported { definition: Some(declared.clone()), status: status(!errors.is_empty(), &errors), errors, links };
                 self.report.middlewares.insert(name, reported);
@@ -631,11 +633,17 @@ impl Work<'_> {
     }
 }
 
-/// The routers that use something, by full name.
-fn users<R>(routers: &BTreeMap<Name, Reported<R>>, uses: impl Fn(&R, &str) -> bool) -> Vec<String> {
-    let is_user =
-        |(name, router): &(&Name, &Reported<R>)| router.definition.as_ref().is_some_and(|router| uses(router, name.provider()));
-    routers.iter().filter(is_user).map(|(name, _)| name.to_string()).collect()
+/// By what they refer to, the routers that do, by full name and each once.
+fn users<R>(routers: &BTreeMap<Name, Reported<R>>, uses: impl Fn(&R) -> Vec<String>) -> BTreeMap<Name, Vec<String>> {
+    let mut users: BTreeMap<Name, Vec<String>> = BTreeMap::new();
+    for (name, router) in routers {
+        let used: BTreeSet<Name> =
+            router.definition.iter().flat_map(&uses).map(|reference| Name::resolve(&reference, name.provider())).collect();
+        for used in used {
+            users.entry(used).or_default().push(name.to_string());
+        }
+    }
+    users
 }
 
 pub(super) fn status(is_disabled: bool, errors: &[String]) -> Status {

@@ -9,9 +9,10 @@ mod connections;
 pub mod files;
 mod registry;
 mod resolve;
+mod said;
 mod weigh;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,29 +23,35 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::check::Checker;
-use self::compile::{Compiled, INTERNAL, Input};
+use self::compile::{Compiled, Input};
 use self::files::Files;
 use self::registry::{Layer, Registry};
+use self::said::Said;
 use self::weigh::{Time, ToDo, Weighing};
 use crate::acme::run::Wanted;
-use crate::catalog::{self, Memory, TranslateSettings};
+use crate::catalog::removal::{Credibility, Kept, REWOUND_DOUBTED_FOR};
+use crate::catalog::{self, Catalog, Memory, TranslateSettings};
 use crate::clock;
 use crate::config::dynamic::{Definitions, Endpoint, HealthCheck, Provided};
 use crate::config::install::{Install, RolloutSettings};
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::names::{Name, Share};
-use crate::observe::metrics::{Metrics, Published, RolloutSeen};
-use crate::provider::consul::state::ConsulState;
+use crate::observe::metrics::{Metrics, Published, RolloutMetrics, RolloutSeen};
+use crate::provider::consul::blocking::Doubt;
+use crate::provider::consul::state::{ConsulState, Trust};
 use crate::provider::file::FileState;
 use crate::rollout::Report;
 use crate::routing::entrypoint::Entrypoint;
 use crate::routing::server::Server;
+use crate::routing::service::Service;
 use crate::routing::snapshot::SnapshotHandle;
 use crate::routing::tcp::EntrypointRoutes;
 use crate::tls::certificate;
 use crate::tls::options::TlsConfigs;
 use crate::tls::store::CertificateStore;
 
+/// Steps that are due within this time are taken together: thousands of services make few wake-ups.
+const STEP_TOGETHER: Duration = Duration::from_millis(50);
 /// Probe answers that may wait for us.
 const PROBED_MAX: usize = 1024;
 /// The provider of what stands in files.
@@ -94,19 +101,27 @@ pub struct Control {
     tls: TlsConfigs,
     translate: Option<TranslateSettings>,
     memory: Memory,
+    /// What the catalog shows, how far it is believed, and what is kept that it no longer shows.
+    catalog: Catalog,
+    credibility: Credibility,
+    kept: Kept,
     files: Files,
     /// When the pending rebuild is due, if there is one.
     rebuild_at: Option<Instant>,
     rebuilt_at: Option<Instant>,
     /// What the last compilation found wrong.
     compile_problems: Problems,
+    /// What was found wrong with the certificates of files.
+    certificate_problems: Problems,
     /// What was said of problems last, so that nothing is said twice.
-    said: Vec<String>,
+    said: Said,
     started: Instant,
     checker: Checker,
     resolver: Arc<TokioResolver>,
     /// Tasks that check servers, by service.
     checks: BTreeMap<Name, (Arc<HealthCheck>, Vec<AbortHandle>)>,
+    /// Rollouts that are under way, as the metrics show them: they do as long as somebody holds these.
+    shown: BTreeMap<Name, Arc<RolloutMetrics>>,
     probed: mpsc::Sender<Probe>,
 }
 
@@ -126,8 +141,8 @@ pub enum ControlError {
     #[error("the client for health checks cannot be made")]
     Checker(#[from] reqwest::Error),
     /// The resolver of servers' names.
-    #[error("the resolver of names cannot be made: {0}")]
-    Resolver(String),
+    #[error("the resolver of names cannot be made")]
+    Resolver(#[from] hickory_resolver::net::NetError),
 }
 
 impl Control {
@@ -144,12 +159,12 @@ impl Control {
             }
             None => (None, Problems::new()),
         };
-        say(&problems, &mut Vec::new());
+        Said::default().say(&problems);
         let (probed, answers) = mpsc::channel(PROBED_MAX);
         let mut control = Self {
             tls: TlsConfigs::new(Arc::clone(&outputs.certificates))?,
             checker: Checker::new()?,
-            resolver: Arc::new(resolve::resolver().map_err(ControlError::Resolver)?),
+            resolver: Arc::new(resolve::resolver()?),
             install,
             entrypoints,
             outputs,
@@ -160,13 +175,18 @@ impl Control {
             weighings: BTreeMap::new(),
             translate,
             memory: Memory::default(),
+            catalog: Catalog::new(),
+            credibility: Credibility::default(),
+            kept: Kept::default(),
             files: Files::default(),
             rebuild_at: None,
             rebuilt_at: None,
             compile_problems: Problems::new(),
-            said: Vec::new(),
+            certificate_problems: Problems::new(),
+            said: Said::default(),
             started: clock::now(),
             checks: BTreeMap::new(),
+            shown: BTreeMap::new(),
             probed,
         };
         control.rebuild(control.started);
@@ -187,7 +207,9 @@ impl Control {
         self.apply_endpoints(&provider);
         if needs_rebuild {
             let now = clock::now();
-            let due = self.rebuilt_at.map_or(now, |last| (last + self.install.providers.throttle).max(now));
+            // Until every provider has had its first word nobody is served well, so nothing is put off.
+            let last = self.rebuilt_at.filter(|_| *self.outputs.ready.borrow());
+            let due = last.map_or(now, |last| (last + self.install.providers.throttle).max(now));
             self.rebuild_at = Some(self.rebuild_at.map_or(due, |pending| pending.min(due)));
         }
         self.say_problems();
@@ -196,6 +218,23 @@ impl Control {
     /// Gives the services of a provider the servers it says they have.
     fn apply_endpoints(&mut self, provider: &Arc<str>) {
         let Some(provided) = self.provided.get(provider).cloned() else { return };
+        // A service whose last instance left is not even named any more; until it is compiled away it must lose its servers.
+        let is_named = |layer: Layer, name: &str| match layer {
+            Layer::Http => provided.endpoints.http.contains_key(name),
+            Layer::Tcp => provided.endpoints.tcp.contains_key(name),
+        };
+        let of_provider = self.weighings.keys().filter(|(_, name)| name.provider() == &**provider);
+        let left: Vec<(Layer, Name)> = of_provider.filter(|(layer, name)| !is_named(*layer, name.name())).cloned().collect();
+        // An instance that has only changed its service serves until routers lead to the new one.
+        let all = || provided.endpoints.http.values().chain(provided.endpoints.tcp.values()).flatten();
+        let there: HashSet<&str> =
+            if left.is_empty() { HashSet::new() } else { all().filter_map(|endpoint| endpoint.instance.as_deref()).collect() };
+        let is_there = |endpoint: &&Endpoint| endpoint.instance.as_deref().is_none_or(|instance| there.contains(instance));
+        for key in left {
+            let Some(weighing) = self.weighings.get(&key) else { continue };
+            let kept: Vec<Endpoint> = weighing.endpoints().iter().filter(is_there).cloned().collect();
+            self.see(key, &kept);
+        }
         for (layer, endpoints) in [(Layer::Http, &provided.endpoints.http), (Layer::Tcp, &provided.endpoints.tcp)] {
             for (name, endpoints) in endpoints {
                 self.see((layer, Name::new(name.as_str(), Arc::clone(provider))), endpoints);
@@ -217,6 +256,7 @@ impl Control {
     fn carry_out(&mut self, key: &(Layer, Name), to_do: ToDo) {
         for server in to_do.joined {
             self.watch_server(key, &server);
+            self.check_server(key, &server);
         }
         if let Some((server, path)) = to_do.probe {
             let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
@@ -232,7 +272,7 @@ impl Control {
         self.publish_report(key);
     }
 
-    /// Counts, resolves and checks a server as long as it is there.
+    /// Counts and resolves a server as long as it is there.
     fn watch_server(&mut self, key: &(Layer, Name), server: &Arc<Server>) {
         if key.0 == Layer::Http {
             server.set_metrics(self.outputs.metrics.server(&key.1.to_string(), &server.url));
@@ -240,6 +280,10 @@ impl Control {
         if server.is_named() {
             tokio::spawn(resolve::follow(Arc::clone(&self.resolver), Arc::downgrade(server)));
         }
+    }
+
+    /// Checks a server as its service declares it.
+    fn check_server(&mut self, key: &(Layer, Name), server: &Arc<Server>) {
         if let Some((check, tasks)) = self.checks.get_mut(&key.1).filter(|_| key.0 == Layer::Http) {
             let task = tokio::spawn(check::follow(self.checker.clone(), Arc::downgrade(server), Arc::clone(check)));
             tasks.retain(|task| !task.is_finished());
@@ -278,10 +322,19 @@ impl Control {
                 wanted.insert(name.clone(), (check, Arc::clone(service)));
             }
         }
+        let now = clock::now();
         self.checks.retain(|name, (check, tasks)| {
             let is_wanted = wanted.get(name).is_some_and(|(now, _)| **now == **check);
             if !is_wanted {
                 tasks.iter().for_each(AbortHandle::abort);
+            }
+            if !wanted.contains_key(name)
+                && let Some(service) = self.registry.find(Layer::Http, name)
+            {
+                // Nobody asks any more; what the last check found holds nobody out for ever.
+                for member in service.arms().members() {
+                    let _ = member.server.set_checked(now, true);
+                }
             }
             is_wanted
         });
@@ -291,7 +344,7 @@ impl Control {
             }
             self.checks.insert(name.clone(), (check, Vec::new()));
             for member in service.arms().members() {
-                self.watch_server(&(Layer::Http, name.clone()), &member.server);
+                self.check_server(&(Layer::Http, name.clone()), &member.server);
             }
         }
     }
@@ -311,6 +364,7 @@ impl Control {
         };
         self.registry.retain(is_there);
         self.weighings.retain(|(layer, name), _| is_there(*layer, name));
+        self.retain_reports(&services);
         self.outputs.wanted.send_if_modified(|now| {
             let new: Wanted = wanted.into_iter().collect();
             let is_new = *now != new;
@@ -344,8 +398,7 @@ impl Control {
         }
         let (loaded, problems) = certificate::load_all(&files);
         let (default, more) = certificate::load_all(default.as_slice());
-        say(&problems, &mut self.said);
-        say(&more, &mut self.said);
+        self.certificate_problems = [problems, more].concat();
         self.outputs.certificates.publish_files(&loaded, default.first());
     }
 
@@ -357,46 +410,72 @@ impl Control {
             .flat_map(|provided| &provided.problems)
             .chain(self.files.problems())
             .chain(&self.compile_problems)
+            .chain(&self.certificate_problems)
             .cloned()
             .collect();
         let errors = all.iter().filter(|problem| problem.severity == Severity::Error).count();
         self.outputs.metrics.set_problems((all.len() - errors) as u64, errors as u64);
-        say(&all, &mut self.said);
+        self.said.say(&all);
     }
 
-    fn publish_report(&self, key: &(Layer, Name)) {
+    fn publish_report(&mut self, key: &(Layer, Name)) {
         let Some(weighing) = self.weighings.get(key).filter(|_| key.0 == Layer::Http) else { return };
         let report = weighing.report();
-        self.outputs.metrics.rollout(&key.1.to_string()).set(rollout_seen(&report));
-        let mut all = BTreeMap::clone(&self.outputs.rollouts.load());
-        match serde_json::to_value(&report) {
-            Ok(value) if report.version.is_some() => drop(all.insert(key.1.clone(), value)),
-            _ => drop(all.remove(&key.1)),
+        if report.version.is_some() {
+            let metrics = &self.outputs.metrics;
+            let shown = self.shown.entry(key.1.clone()).or_insert_with(|| metrics.rollout(&key.1.to_string()));
+            shown.set(rollout_seen(&report));
+        } else {
+            self.shown.remove(&key.1);
+        }
+        let value = report.version.is_some().then(|| serde_json::to_value(&report).ok()).flatten();
+        let known = self.outputs.rollouts.load();
+        if known.get(&key.1) == value.as_ref() {
+            return;
+        }
+        let mut all = BTreeMap::clone(&known);
+        match value {
+            Some(value) => drop(all.insert(key.1.clone(), value)),
+            None => drop(all.remove(&key.1)),
         }
         self.outputs.rollouts.store(Arc::new(all));
+    }
+
+    /// Forgets the reports of services that are gone.
+    fn retain_reports(&mut self, services: &BTreeMap<Name, Arc<Service>>) {
+        self.shown.retain(|name, _| services.contains_key(name));
+        let known = self.outputs.rollouts.load();
+        if known.keys().any(|name| !services.contains_key(name)) {
+            let mut all = BTreeMap::clone(&known);
+            all.retain(|name, _| services.contains_key(name));
+            self.outputs.rollouts.store(Arc::new(all));
+        }
     }
 
     /// When something has to be done without anybody asking.
     fn wake_at(&self) -> Instant {
         let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.started + step);
         let idle = clock::now() + Duration::from_secs(3600);
-        [self.rebuild_at, self.files.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
+        [self.rebuild_at, self.files.deadline(), self.kept.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
     }
 
     fn wake(&mut self) {
         let time = self.time();
         if self.rebuild_at.is_some_and(|due| due <= time.now) {
-            self.rebuild(time.now);
+            in_place(|| self.rebuild(time.now));
         }
         if self.files.deadline().is_some_and(|due| due <= time.now)
             && let Some(provided) = self.files.believe(time.now)
         {
             self.take(FILE, provided);
         }
+        if self.kept.deadline().is_some_and(|due| due <= time.now) {
+            self.translate_catalog();
+        }
         let due: Vec<(Layer, Name)> = self
             .weighings
             .iter()
-            .filter(|(_, weighing)| weighing.next_step() <= time.since_start)
+            .filter(|(_, weighing)| weighing.next_step() <= time.since_start + STEP_TOGETHER)
             .map(|(key, _)| key.clone())
             .collect();
         for key in due {
@@ -415,8 +494,27 @@ impl Control {
 
     fn take_catalog(&mut self, state: &ConsulState) {
         self.outputs.metrics.set_consul_up(state.reachable);
+        self.catalog.clone_from(&state.catalog);
+        self.credibility = credibility(&state.trust, clock::now());
+        self.translate_catalog();
+    }
+
+    /// Makes dynamic configuration of the catalog as far as it is believed.
+    fn translate_catalog(&mut self) {
         let Some(settings) = &self.translate else { return };
-        let (provided, memory) = catalog::translate(&state.catalog, settings, &self.memory);
+        let before = self.kept.count();
+        let believed = self.kept.believe(clock::now(), &self.catalog, &self.credibility);
+        let kept = self.kept.count();
+        if kept > before {
+            tracing::warn!(
+                kept,
+                doubt = self.credibility.doubt,
+                "instances vanished from the catalog, which is not believed: they go on serving"
+            );
+        } else if kept < before {
+            tracing::info!(kept, "instances that had vanished from the catalog are back, replaced or given up");
+        }
+        let (provided, memory) = catalog::translate(&believed, settings, &self.memory);
         self.memory = memory;
         self.take(CONSUL, provided);
     }
@@ -427,11 +525,11 @@ impl Control {
         }
     }
 
-    /// Whether every provider has had its first word. `Internal` needs none.
+    /// Whether every provider has had its first word, and what it said is published.
     fn is_complete(&self, inputs: &Inputs) -> bool {
         let has_consul = inputs.consul.is_none() || self.provided.contains_key(CONSUL);
         let has_files = inputs.files.is_none() || self.provided.contains_key(FILE);
-        has_consul && has_files && self.rebuild_at.is_none() && INTERNAL != CONSUL
+        has_consul && has_files && self.rebuild_at.is_none()
     }
 }
 
@@ -458,6 +556,12 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
         }
         control.wake();
     }
+}
+
+/// Runs what computes for long, or reads files, without holding up the other tasks of this thread.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// The next state of the catalog that is whole. Never comes when Consul is no provider, or its task has ended.
@@ -513,6 +617,21 @@ fn rollout_settings(install: &RolloutSettings, layer: Layer, own: &BTreeMap<Stri
     settings
 }
 
+/// How far absences are believed, from what the provider knows of the answers.
+fn credibility(trust: &Trust, now: Instant) -> Credibility {
+    let is_rewound = trust.rewound_at.is_some_and(|at| now.saturating_duration_since(at) < REWOUND_DOUBTED_FOR);
+    let doubt = match trust.doubt {
+        Some(Doubt::NoLeader) => Some("the agent knows no leader"),
+        Some(Doubt::Stale) => Some("the agent has not heard from its leader for long"),
+        Some(Doubt::Filtered) => Some("the answer was filtered by ACLs"),
+        None if is_rewound => Some("the catalog's index went backwards"),
+        None if trust.is_consul_gone => Some("consul's own service is gone too"),
+        None if trust.is_nomad_gone => Some("nomad's own services are gone too"),
+        None => None,
+    };
+    Credibility { doubt, services: trust.doubts.keys().cloned().collect(), nodes_gone: trust.nodes_gone.clone() }
+}
+
 /// A rollout as the metrics show it.
 fn rollout_seen(report: &Report) -> RolloutSeen {
     let tests = [
@@ -528,17 +647,5 @@ fn rollout_seen(report: &Report) -> RolloutSeen {
     }
 }
 
-/// Logs the problems that were not said before, and remembers what holds now.
-fn say(problems: &[Problem], said: &mut Vec<String>) {
-    for problem in problems {
-        let text = problem.to_string();
-        if said.contains(&text) {
-            continue;
-        }
-        match problem.severity {
-            Severity::Error => tracing::error!("{text}"),
-            Severity::Warning => tracing::warn!("{text}"),
-        }
-        said.push(text);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,14 @@
 //! Each name is asked again when its answer's time to live is over; both address families are asked. A name that cannot
 //! be resolved keeps its last good answer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
 use crate::clock;
 use crate::routing::server::Server;
@@ -19,10 +22,15 @@ const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// How soon a name that could not be resolved is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The system's resolver, its hosts file included.
-pub fn resolver() -> Result<TokioResolver, String> {
-    let builder = TokioResolver::builder_tokio().map_err(|error| error.to_string())?;
-    builder.build().map_err(|error| error.to_string())
+/// The system's resolver, its hosts file included. Without a usable configuration of the system it asks this host, as Go does.
+pub fn resolver() -> Result<TokioResolver, NetError> {
+    let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the system says nothing usable about DNS, names are asked of this host");
+        let here = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![here]);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    });
+    builder.build()
 }
 
 /// Keeps the addresses of `server` current until the server is gone.
@@ -55,7 +63,7 @@ pub async fn follow(resolver: Arc<TokioResolver>, server: Weak<Server>) {
 }
 
 /// The addresses of a name, IPv4 first, and how long they are good for.
-async fn lookup(resolver: &TokioResolver, host: &str) -> Result<(Vec<IpAddr>, Duration), hickory_resolver::net::NetError> {
+async fn lookup(resolver: &TokioResolver, host: &str) -> Result<(Vec<IpAddr>, Duration), NetError> {
     let answer = resolver.lookup_ip(host).await?;
     let mut addresses: Vec<IpAddr> = answer.iter().collect();
     addresses.sort_by_key(|address| (address.is_ipv6(), *address));

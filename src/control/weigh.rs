@@ -3,7 +3,7 @@
 //! The machine decides (`rollout`), this carries out: it turns endpoints into long-lived servers, sorts them into arms,
 //! tells the machine what is there and what probes answered, and does what it says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub struct Weighing {
     /// Keys of instances that were fit at least once: only those take part in a rollout.
     proven: BTreeSet<String>,
     endpoints: Vec<Endpoint>,
+    /// Other settings may sort the arms otherwise.
+    is_unsorted: bool,
     next_step: Duration,
     probes: usize,
 }
@@ -47,7 +49,7 @@ impl Weighing {
         let rollout = Rollout::new(now, &service.ledger, Machine::new(policy(&settings)));
         let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge };
         let (tracks, proven, endpoints) = (Tracks::default(), BTreeSet::new(), Vec::new());
-        Self { service, settings, rollout, tracks, sorted, proven, endpoints, next_step: now, probes: 0 }
+        Self { service, settings, rollout, tracks, sorted, proven, endpoints, is_unsorted: false, next_step: now, probes: 0 }
     }
 
     /// Takes over the settings that the serving definition gives it.
@@ -55,14 +57,18 @@ impl Weighing {
         if self.settings != settings {
             self.rollout.set_policy(policy(&settings));
             self.settings = settings;
-            // The arms may be sorted otherwise now.
-            self.endpoints.clear();
+            self.is_unsorted = true;
         }
     }
 
     /// Where its rollout stands.
     pub fn report(&self) -> Report {
         self.rollout.machine().report()
+    }
+
+    /// What its provider said last.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// When it has to be stepped at the latest, on control's timeline.
@@ -72,7 +78,7 @@ impl Weighing {
 
     /// The provider says which endpoints there are. New requests know at once.
     pub fn see(&mut self, time: Time, endpoints: &[Endpoint]) -> ToDo {
-        if self.endpoints == endpoints {
+        if !std::mem::take(&mut self.is_unsorted) && self.endpoints == endpoints {
             return ToDo::default();
         }
         self.endpoints = endpoints.to_vec();
@@ -118,11 +124,16 @@ impl Weighing {
     fn arrange(&mut self, time: Time) -> Vec<Arc<Server>> {
         let before = self.service.arms();
         let was_empty = before.members().is_empty();
+        let known: HashMap<(&str, Option<&str>), &Arc<Server>> = before
+            .members()
+            .iter()
+            .map(|Member { server, .. }| ((server.url.as_str(), server.instance.as_deref()), server))
+            .collect();
         let mut joined = Vec::new();
         let mut servers = Vec::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
-            let same = before.members().iter().map(|member| &member.server).find(|server| is_same(server, endpoint));
-            let server = match same {
+            // The same address, and the same instance behind it.
+            let server = match known.get(&(endpoint.url().as_str(), endpoint.instance.as_deref())) {
                 Some(server) => Arc::clone(server),
                 None => {
                     let start = if was_empty { Start::Established } else { Start::Fresh };
@@ -201,12 +212,64 @@ fn policy(settings: &RolloutSettings) -> Policy {
     Policy { warm_up: settings.warm_up, judged_at: settings.judged_at, ..Policy::default() }
 }
 
-/// Whether an endpoint is the server we know: the same address, and the same instance behind it.
-fn is_same(server: &Server, endpoint: &Endpoint) -> bool {
-    server.instance == endpoint.instance && server.url == endpoint.url()
-}
-
 /// What an instance is remembered by.
 fn key(endpoint: &Endpoint) -> String {
     endpoint.instance.clone().unwrap_or_else(|| endpoint.url())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::names::Name;
+    use crate::routing::service::Settings;
+
+    /// A service as control sees it, second by second.
+    struct Scene {
+        weighing: Weighing,
+        service: Arc<Service>,
+        start: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let start = clock::now();
+            let service = Arc::new(Service::new(Name::new("web", "consulcatalog"), Settings::default(), start));
+            Self { weighing: Weighing::new(Arc::clone(&service), Duration::ZERO), service, start }
+        }
+
+        fn see(&mut self, seconds: u64, instances: &[&str]) -> usize {
+            let since_start = Duration::from_secs(seconds);
+            let endpoints: Vec<Endpoint> = instances.iter().map(|instance| endpoint(instance)).collect();
+            self.weighing.see(Time { now: self.start + since_start, since_start }, &endpoints).joined.len()
+        }
+
+        fn servers(&self) -> Vec<Arc<Server>> {
+            self.service.arms().members().iter().map(|member| Arc::clone(&member.server)).collect()
+        }
+    }
+
+    fn endpoint(instance: &str) -> Endpoint {
+        Endpoint { instance: Some(instance.to_owned()), ..Endpoint::local(80) }
+    }
+
+    #[test]
+    fn a_server_stays_the_same_while_its_instance_does_and_another_on_its_address_is_another() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.see(0, &["a"]), 1);
+        let first = scene.servers();
+        assert_eq!(scene.see(1, &["a"]), 0);
+        assert!(Arc::ptr_eq(&first[0], &scene.servers()[0]));
+        assert_eq!(scene.see(2, &["b"]), 1);
+        assert!(!Arc::ptr_eq(&first[0], &scene.servers()[0]));
+    }
+
+    #[test]
+    fn the_last_server_goes_even_when_settings_change_in_the_same_moment() {
+        let mut scene = Scene::new();
+        scene.see(0, &["a"]);
+        scene.weighing.configure(RolloutSettings { enabled: false, ..RolloutSettings::default() });
+        scene.see(1, &[]);
+        assert!(scene.servers().is_empty());
+    }
 }

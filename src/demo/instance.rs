@@ -2,15 +2,16 @@
 //!
 //! How it behaves can be changed while it runs, so that a good version, a failing one and one that hangs are the same program.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -18,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// The largest upload that is echoed.
 const UPLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -43,11 +44,45 @@ pub struct Instance {
     pub jmx: SocketAddr,
     state: Arc<State>,
     kill: watch::Sender<bool>,
+    serving: [JoinHandle<()>; 2],
+}
+
+/// What instances know and visitors cannot: which requests one of them took and did not answer as it should.
+#[derive(Debug, Default)]
+pub struct Witness {
+    /// Uploads that are with an instance, or were and went wrong there, with its version.
+    uploads: Mutex<BTreeMap<String, String>>,
+    /// Uploads that a second instance got although the first one had them.
+    twice: AtomicU64,
+    /// Pages that an instance failed or never answered.
+    failed: AtomicU64,
+}
+
+impl Witness {
+    /// The version that took an upload and spoiled it, if one did; it is forgotten then.
+    pub fn spoiled(&self, path: &str) -> Option<String> {
+        self.uploads().remove(path)
+    }
+
+    /// How many uploads reached a second instance although they may have been carried out by the first.
+    pub fn twice(&self) -> u64 {
+        self.twice.load(Ordering::Relaxed)
+    }
+
+    /// How many requests for pages instances failed or never answered.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
 struct State {
     version: String,
+    witness: Arc<Witness>,
     behaviour: ArcSwap<Behaviour>,
     requests: AtomicU64,
     in_flight: AtomicUsize,
@@ -56,22 +91,32 @@ struct State {
 impl Instance {
     /// Starts an instance of `version` on two ports that the kernel gives.
     pub async fn start(version: &str, behaviour: Behaviour) -> std::io::Result<Self> {
+        Self::start_watched(version, behaviour, Arc::default()).await
+    }
+
+    /// The same, under the eyes of a witness.
+    pub async fn start_watched(version: &str, behaviour: Behaviour, witness: Arc<Witness>) -> std::io::Result<Self> {
         let web = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let jmx = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let (kill, killed) = watch::channel(false);
         let state = Arc::new(State {
             version: version.to_owned(),
+            witness,
             behaviour: ArcSwap::from_pointee(behaviour),
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
         });
-        let instance = Self { address: web.local_addr()?, jmx: jmx.local_addr()?, state: Arc::clone(&state), kill };
-        tokio::spawn(serve(web, killed.clone(), {
+        let (address, jmx_address) = (web.local_addr()?, jmx.local_addr()?);
+        let pages = serve(web, killed.clone(), {
             let state = Arc::clone(&state);
             move |stream| serve_http(stream, Arc::clone(&state))
-        }));
-        tokio::spawn(serve(jmx, killed, move |stream| greet(stream, Arc::clone(&state))));
-        Ok(instance)
+        });
+        let greetings = serve(jmx, killed, {
+            let state = Arc::clone(&state);
+            move |stream| greet(stream, Arc::clone(&state))
+        });
+        let serving = [tokio::spawn(pages), tokio::spawn(greetings)];
+        Ok(Self { address, jmx: jmx_address, state, kill, serving })
     }
 
     /// Makes it behave otherwise from now on.
@@ -93,6 +138,15 @@ impl Instance {
     pub fn kill(self) {
         let _ = self.kill.send(true);
     }
+
+    /// The same, and waits until its ports and connections are gone.
+    pub async fn kill_and_wait(self) {
+        let _ = self.kill.send(true);
+        for serving in self.serving {
+            // It ends by itself.
+            let _ = serving.await;
+        }
+    }
 }
 
 /// Accepts until killed; then everything that runs is cut off.
@@ -105,7 +159,7 @@ where
         tokio::select! {
             biased;
             // Ends on the kill, and when the instance is dropped.
-            _ = killed.changed() => return,
+            _ = killed.changed() => break,
             accepted = listener.accept() => if let Ok((stream, _)) = accepted {
                 let _ = stream.set_nodelay(true);
                 running.spawn(connection(stream));
@@ -113,6 +167,8 @@ where
             Some(_) = running.join_next() => {}
         }
     }
+    drop(listener);
+    running.shutdown().await;
 }
 
 async fn serve_http(stream: TcpStream, state: Arc<State>) {
@@ -125,23 +181,21 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
     state.requests.fetch_add(1, Ordering::Relaxed);
     let _running = Running::begin(&state.in_flight);
     let path = request.uri().path().to_owned();
-    let method = request.method().clone();
+    let is_upload = request.method() == Method::POST;
+    let mut taken = Taken::begin(&state, path.clone(), is_upload);
     let upload = http_body_util::Limited::new(request.into_body(), usize::try_from(UPLOAD_BYTES_MAX).unwrap_or(usize::MAX));
     let Ok(upload) = upload.collect().await else { return Ok(reply(&state, StatusCode::PAYLOAD_TOO_LARGE, Bytes::new())) };
     match **state.behaviour.load() {
-        Behaviour::Hanging => std::future::pending().await,
+        Behaviour::Hanging => return std::future::pending().await,
         Behaviour::Failing(part) if fastrand::f64() < part => {
-            Ok(reply(&state, StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"broken\n")))
+            return Ok(reply(&state, StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"broken\n")));
         }
-        Behaviour::Failing(_) => Ok(reply(&state, StatusCode::OK, page(&state, &path))),
-        Behaviour::Good(after) => {
-            if !after.is_zero() {
-                tokio::time::sleep(after).await;
-            }
-            let body = if method == http::Method::POST { upload.to_bytes() } else { page(&state, &path) };
-            Ok(reply(&state, StatusCode::OK, body))
-        }
+        Behaviour::Good(after) if !after.is_zero() => tokio::time::sleep(after).await,
+        Behaviour::Failing(_) | Behaviour::Good(_) => {}
     }
+    taken.is_answered = true;
+    let body = if is_upload { upload.to_bytes() } else { page(&state, &path) };
+    Ok(reply(&state, StatusCode::OK, body))
 }
 
 /// A page that is long enough to be compressed.
@@ -183,5 +237,34 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that is with an instance. Unless it is answered, the witness knows of it.
+struct Taken<'a> {
+    state: &'a State,
+    path: String,
+    is_upload: bool,
+    is_answered: bool,
+}
+
+impl<'a> Taken<'a> {
+    fn begin(state: &'a State, path: String, is_upload: bool) -> Self {
+        if is_upload && state.witness.uploads().insert(path.clone(), state.version.clone()).is_some() {
+            state.witness.twice.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { state, path, is_upload, is_answered: false }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let witness = &self.state.witness;
+        if self.is_upload && self.is_answered {
+            witness.uploads().remove(&self.path);
+        } else if !self.is_upload && !self.is_answered && self.path != "/" {
+            // The first page is what the proxy itself asks for.
+            witness.failed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

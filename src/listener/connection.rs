@@ -22,7 +22,7 @@ use super::hello::{self, Hello, NoHello};
 use super::idle::Woken;
 use super::pipe::{Failure, Pipe};
 use super::proxy_protocol::{self, Header};
-use super::transport::Transport;
+use super::transport::{Corked, Transport};
 use super::{Front, h1, h2};
 
 /// How long a client may take from its first byte to the end of the TLS handshake.
@@ -185,9 +185,12 @@ async fn shake_hands<E>(
     // The handshake has no use for the copy of the hello that the input is.
     pipe.input.clear();
     let Transport::Plain(socket) = pipe.transport else { return None };
-    let handshake = StartHandshake::from_parts(hello.accepted, socket).into_stream(handle.config);
+    let handshake = StartHandshake::from_parts(hello.accepted, Corked::new(socket)).into_stream(handle.config);
     let stream = match pipe.timer.race(Some(deadline), handshake).await {
-        Ok(Ok(stream)) => stream,
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().0.cork();
+            stream
+        }
         Ok(Err(error)) => {
             front.counters.refuse(Refused::Handshake);
             tracing::debug!(%error, server_name = hello.server_name.as_deref(), "TLS handshake failed");

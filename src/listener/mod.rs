@@ -37,7 +37,7 @@ pub use counters::{Counters, Refused};
 pub use drain::{DRAIN_IDLE_MAX, Drain, Phase};
 pub use facts::connection_of;
 pub(crate) use pipe::Pipe;
-pub use socket::{Bound, bind, inherited};
+pub use socket::{Bound, bind, inherited, keep_alive};
 
 /// One entrypoint at run time: what all its connections share.
 pub struct Front<E> {

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// How many connections may wait to be accepted; the system may allow fewer.
 const BACKLOG: i32 = 4096;
+/// How long a connection may be silent before the system asks whether the other side is still there, as in Go.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A socket that has its address, but does not listen yet: connections are refused until it does.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ impl Bound {
     /// When the system refuses.
     pub fn listen(self) -> io::Result<TcpListener> {
         self.0.listen(BACKLOG)?;
+        // Its connections inherit it.
+        keep_alive(&self.0)?;
         Ok(self.0.into())
     }
 }
@@ -29,6 +34,14 @@ impl From<TcpListener> for Bound {
     fn from(socket: TcpListener) -> Self {
         Self(socket.into())
     }
+}
+
+/// Finds out when the other side of a connection has gone without a word: else a raw TCP connection would be kept for ever.
+///
+/// # Errors
+/// When the system refuses.
+pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+    socket.into().set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))
 }
 
 /// Binds an entrypoint's `[host]:port`. Without a host it is dual-stack, or IPv4 only where the system has no IPv6.
@@ -109,5 +122,14 @@ mod tests {
         let taken = bind("127.0.0.1:0").unwrap().listen().unwrap();
         let again = bind(&taken.local_addr().unwrap().to_string());
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_client_that_vanished_without_a_word_is_found_out() {
+        let listener = bind("127.0.0.1:0").unwrap().listen().unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(SockRef::from(&accepted).keepalive().unwrap());
+        assert_eq!(SockRef::from(&accepted).tcp_keepalive_time().unwrap(), KEEP_ALIVE);
     }
 }

@@ -15,7 +15,6 @@ pub mod forwarded;
 mod headers;
 mod htpasswd;
 mod media_type;
-mod pattern;
 mod redirect_regex;
 mod redirect_scheme;
 mod strip_prefix;

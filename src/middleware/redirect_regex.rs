@@ -2,7 +2,8 @@
 
 use regex::Regex;
 
-use super::{InvalidMiddleware, Permanence, RequestView, Step, pattern, redirect};
+use super::{InvalidMiddleware, Permanence, RequestView, Step, redirect};
+use crate::rule::pattern;
 
 /// Redirects URLs that match.
 #[derive(Debug)]
@@ -15,7 +16,9 @@ pub struct RedirectRegex {
 impl RedirectRegex {
     /// `replacement` may use groups as `$1` or `${1}`.
     pub fn compile(regex: &str, replacement: &str, permanence: Permanence) -> Result<Self, InvalidMiddleware> {
-        Ok(Self { regex: pattern::compile(regex)?, replacement: replacement.to_owned(), permanence })
+        let compiled = pattern::compile(regex)
+            .map_err(|error| InvalidMiddleware::Regex { regex: regex.to_owned(), reason: error.reason().to_owned() })?;
+        Ok(Self { regex: compiled, replacement: replacement.to_owned(), permanence })
     }
 
     /// Answers if the URL matches and its replacement is another one. The URL's scheme is that of the connection, whatever
@@ -59,5 +62,11 @@ mod tests {
         check("^.*/p(/.*)$", "/q${1}", "/x/p/y%2Fz", "301 /q/y%2Fz");
         check(".*", "http://x y/%zz", "/a", "502 -");
         check("^http://rr.test/same$", "http://rr.test/same", "/same", "next");
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_expression() {
+        let error = RedirectRegex::compile("(", "", Permanence::of(false, false)).unwrap_err();
+        assert_eq!(error.to_string(), "the regular expression `(` cannot be used: unclosed group");
     }
 }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,13 +24,15 @@ use super::moment::with_second;
 use crate::clock;
 use crate::config::install;
 
-/// What the engine says about clients that come and go; a bare TCP connect, as a health check makes it, is among them.
+/// What the engine says about clients that come and go; a bare TCP connect, as a health check makes it, is among them. And about an
+/// idle connection to a server that ended in the moment it was to be used: another one is opened then.
 const NOISE: &[&str] = &[
     "HTTP server fails to read from downstream",
     "HTTP server fails to write to downstream",
     "HTTP server fails to finish the request",
     "H2 handshake error",
     "failed to send error response to downstream",
+    "failed to acquire reusable stream",
 ];
 
 /// The running log.
@@ -42,8 +45,13 @@ pub struct Log {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Its file.
-    #[error("could not open the log file")]
-    Open(#[source] io::Error),
+    #[error("log `{}` cannot be opened: {reason}", path.display())]
+    Open {
+        /** The file. */
+        path: PathBuf,
+        /** Why. */
+        reason: io::Error,
+    },
     /// The process has one already.
     #[error("the process logs already")]
     Installed(#[source] Box<dyn Error + Send + Sync>),
@@ -53,7 +61,7 @@ impl Log {
     /// Begins to log, once in a process.
     pub fn install(settings: &install::Log, zone: TimeZone) -> Result<Self, LogError> {
         let file = match &settings.file_path {
-            Some(path) => LogFile::open(path).map_err(LogError::Open)?,
+            Some(path) => LogFile::open(path).map_err(|reason| LogError::Open { path: path.clone(), reason })?,
             None => LogFile::error_output(),
         };
         let log = Self { file: Arc::new(file) };
@@ -348,6 +356,7 @@ mod tests {
                 tracing_log::format_trace(&log::Record::builder().level(level).target(target).args(message).build()).unwrap();
             };
             record(log::Level::Error, "pingora_core::apps", format_args!("HTTP server fails to read from downstream: closed"));
+            record(log::Level::Error, "pingora_core::connectors", format_args!("failed to acquire reusable stream"));
             record(log::Level::Error, "pingora_core::apps", format_args!("H2 handshake error reset"));
             record(log::Level::Warn, "pingora_proxy", format_args!("Upstream body is already finished"));
             record(log::Level::Info, "pingora_core::server", format_args!("Starting up"));

@@ -34,6 +34,17 @@ pub fn empty(status: u16) -> Answer {
     Answer { body: Bytes::new(), ..self::status(status) }
 }
 
+/// A header's name as Traefik writes it to HTTP/1 clients, some of which look for `Location` letter by letter.
+fn titled(name: &str) -> String {
+    let mut is_first = true;
+    let letter = |letter: char| {
+        let written = if is_first { letter.to_ascii_uppercase() } else { letter };
+        is_first = letter == '-';
+        written
+    };
+    name.chars().map(letter).collect()
+}
+
 /// Sends an answer of ours to the client, after the response side of the middlewares that the request went through.
 pub async fn send(session: &mut Session, context: &mut Context, mut own: Answer) -> Result<()> {
     if let (Some(route), Some(memo)) = (&context.route, &context.memo) {
@@ -43,7 +54,7 @@ pub async fn send(session: &mut Session, context: &mut Context, mut own: Answer)
     let body = if session.req_header().method == http::Method::HEAD { Bytes::new() } else { own.body };
     let mut head = ResponseHeader::build(own.status, Some(own.headers.len() + 2))?;
     for (name, value) in &own.headers {
-        head.append_header(name.clone(), value.clone())?;
+        head.append_header(titled(name.as_str()), value.clone())?;
     }
     head.insert_header(header::CONTENT_LENGTH, length)?;
     context.seen.status = own.status.as_u16();
@@ -52,4 +63,16 @@ pub async fn send(session: &mut Session, context: &mut Context, mut own: Answer)
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_written_as_traefik_writes_them() {
+        for name in ["Location", "X-Content-Type-Options", "Www-Authenticate", "X-1a-B"] {
+            assert_eq!(titled(&name.to_ascii_lowercase()), name);
+        }
+    }
 }

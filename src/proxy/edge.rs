@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
@@ -78,9 +78,7 @@ impl ProxyHttp for Edge {
                 .chunk(body.take(), end, clock::now())
                 .map_err(|error| Error::because(ErrorType::InternalError, "compressing", error))?;
         }
-        if end {
-            context.origin_ended(clock::now());
-        }
+        context.origin_sent(clock::now(), end);
         Ok(None)
     }
 
@@ -102,10 +100,10 @@ impl ProxyHttp for Edge {
         context: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
-        let failure = failure_of(&error, is_reused, session.response_written().is_some());
+        let has_head = session.response_written().is_some();
+        let failure = failure_of(&error, is_reused, has_head);
         let is_replayable = !session.as_ref().retry_buffer_truncated();
-        let repeat =
-            session.response_written().is_none() && upstream::attempt_failed(&self.shared, context, failure, is_replayable);
+        let repeat = upstream::attempt_failed(&self.shared, context, failure, is_replayable) && !has_head;
         error.set_retry(repeat);
         error
     }
@@ -148,8 +146,12 @@ fn failure_of(error: &Error, is_reused: bool, has_head: bool) -> Failure {
     if *error.etype() == SHIELDED {
         return Failure::Shielded;
     }
+    let is_unprocessed = error.retry == RetryType::Decided(true);
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, _) => Failure::ClientGone,
+        (ErrorSource::Upstream, ErrorType::H2Error | ErrorType::H2Downgrade) if is_unprocessed && !has_head => {
+            Failure::Unprocessed
+        }
         (_, ErrorType::ReadTimedout) if !has_head => Failure::Silent,
         (ErrorSource::Upstream, _) if has_head => Failure::BodyBroken,
         (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::InvalidH2) => Failure::NotHttp,
@@ -158,5 +160,40 @@ fn failure_of(error: &Error, is_reused: bool, has_head: bool) -> Failure {
         }
         (ErrorSource::Upstream, _) => Failure::Broken,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(source: ErrorSource, kind: ErrorType, is_reused: bool, has_head: bool, expected: Failure) {
+        let mut error = Error::new(kind);
+        error.esource = source;
+        assert_eq!(failure_of(&error, is_reused, has_head), expected, "{error}");
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_after_its_head_is_the_servers_failure_not_the_clients() {
+        check(ErrorSource::Upstream, ErrorType::ConnectionClosed, true, true, Failure::BodyBroken);
+        check(ErrorSource::Upstream, ErrorType::ReadTimedout, false, true, Failure::BodyBroken);
+        check(ErrorSource::Downstream, ErrorType::WriteError, false, true, Failure::ClientGone);
+    }
+
+    #[test]
+    fn before_the_head_it_matters_whether_the_connection_was_used_before() {
+        check(ErrorSource::Upstream, ErrorType::ConnectionClosed, true, false, Failure::Stale);
+        check(ErrorSource::Upstream, ErrorType::ConnectionClosed, false, false, Failure::Broken);
+        check(ErrorSource::Upstream, ErrorType::ReadTimedout, true, false, Failure::Silent);
+        check(ErrorSource::Upstream, ErrorType::InvalidHTTPHeader, false, false, Failure::NotHttp);
+    }
+
+    #[test]
+    fn a_stream_that_an_http_2_server_refused_was_not_processed() {
+        let mut error = Error::new_up(ErrorType::H2Error);
+        assert_eq!(failure_of(&error, true, false), Failure::Broken);
+        error.retry = RetryType::Decided(true);
+        assert_eq!(failure_of(&error, true, false), Failure::Unprocessed);
     }
 }

@@ -1,6 +1,7 @@
 //! What went wrong with an attempt, whether it may be tried elsewhere, and what the client is told if not. Pure.
 
-use http::Method;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method};
 
 /// How an attempt at a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Failure {
     Broken,
     /// A pooled connection turned out to be dead before the answer's head.
     Stale,
+    /// The server says that it has not looked at the request (RFC 9113 section 8.7), and asks for another connection.
+    Unprocessed,
     /// No answer's head in time.
     Silent,
     /// The answer is not HTTP.
@@ -41,13 +44,13 @@ pub struct Repeat {
 }
 
 impl Failure {
-    /// Whether the request may be sent once more: after a failed dial any method, after that only what is harmless twice.
+    /// Whether the request may be sent once more: any method if nobody has looked at it, after that only what is harmless twice.
     pub fn may_repeat(self, repeat: Repeat) -> bool {
         if repeat.attempts >= repeat.attempts_max {
             return false;
         }
         match self {
-            Self::Connect | Self::ConnectTimeout => repeat.is_replayable,
+            Self::Connect | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
             Self::Broken | Self::Stale | Self::Shielded => repeat.is_idempotent && repeat.is_replayable,
             // The client has waited long enough, or has seen bytes, or is gone.
             Self::Silent | Self::NotHttp | Self::BodyBroken | Self::ClientGone | Self::Internal => false,
@@ -57,16 +60,11 @@ impl Failure {
     /// The status that Traefik answers with; 499 is logged only, nobody is there to read it.
     pub fn status(self) -> u16 {
         match self {
-            Self::Connect | Self::Broken | Self::Stale | Self::Shielded | Self::BodyBroken => 502,
+            Self::Connect | Self::Broken | Self::Stale | Self::Unprocessed | Self::Shielded | Self::BodyBroken => 502,
             Self::ConnectTimeout | Self::Silent => 504,
             Self::NotHttp | Self::Internal => 500,
             Self::ClientGone => 499,
         }
-    }
-
-    /// Whether it tells something about the server.
-    pub fn is_servers(self) -> bool {
-        !matches!(self, Self::ClientGone | Self::Internal | Self::Stale)
     }
 }
 
@@ -80,6 +78,15 @@ pub fn is_failure(status: u16) -> bool {
     matches!(status, 500 | 502 | 503 | 504)
 }
 
+/// Whether an answer goes on for as long as both sides like, so that the end of its body says nothing about the server.
+pub fn is_stream(status: u16, headers: &HeaderMap) -> bool {
+    let is_of_type = |name: &str| {
+        let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).and_then(|value| value.get(..name.len()));
+        value.is_some_and(|value| value.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    status == 101 || is_of_type("text/event-stream") || is_of_type("application/grpc")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +98,22 @@ mod tests {
     fn a_failed_dial_is_repeated_for_any_method() {
         assert!(Failure::Connect.may_repeat(POST));
         assert!(Failure::ConnectTimeout.may_repeat(POST));
+    }
+
+    #[test]
+    fn what_a_server_has_not_looked_at_is_repeated_for_any_method() {
+        assert!(Failure::Unprocessed.may_repeat(POST));
+        assert!(!Failure::Unprocessed.may_repeat(Repeat { is_replayable: false, ..POST }));
+    }
+
+    #[test]
+    fn a_stream_is_known_by_its_head() {
+        let of_type = |text: &'static str| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(text))]);
+        assert!(is_stream(101, &HeaderMap::new()));
+        assert!(is_stream(200, &of_type("Text/Event-Stream; charset=utf-8")));
+        assert!(is_stream(200, &of_type("application/grpc+proto")));
+        assert!(!is_stream(200, &of_type("text/html")));
+        assert!(!is_stream(200, &HeaderMap::new()));
     }
 
     #[test]

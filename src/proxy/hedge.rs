@@ -8,9 +8,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,20 +32,12 @@ pub type Substitute = dyn Fn() -> Option<Arc<Server>> + Send + Sync;
 
 /// What became of a hedge, shared with the request that began it.
 #[derive(Debug, Default)]
-pub struct Outcome(AtomicU8, std::sync::OnceLock<Arc<Server>>);
-
-const ASKED: u8 = 1;
-const SUBSTITUTE_WON: u8 = 2;
+pub struct Outcome(OnceLock<Arc<Server>>);
 
 impl Outcome {
     /// The server that answered in the canary's place, if one did.
     pub fn substitute(&self) -> Option<&Arc<Server>> {
-        if self.0.load(Ordering::Acquire) == SUBSTITUTE_WON { self.1.get() } else { None }
-    }
-
-    /// Whether the canary was silent so long that stable was asked.
-    pub fn was_asked(&self) -> bool {
-        self.0.load(Ordering::Acquire) >= ASKED
+        self.0.get()
     }
 }
 
@@ -72,6 +63,8 @@ impl std::fmt::Debug for Dialler {
 impl pingora::connectors::L4Connect for Dialler {
     async fn connect(&self, address: &EngineAddress) -> pingora::Result<EngineStream> {
         let address = address.as_inet().copied().ok_or_else(|| pingora::Error::new(pingora::ErrorType::ConnectError))?;
+        // The age of the attempt counts, the dial included.
+        let patience = Box::pin(tokio::time::sleep(self.patience));
         let first = dial(address, self.dial_timeout).await.map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::ConnectionRefused => pingora::ErrorType::ConnectRefused,
@@ -80,15 +73,21 @@ impl pingora::connectors::L4Connect for Dialler {
             };
             pingora::Error::because(kind, "dialling a canary", error)
         })?;
-        let hedged = Hedged {
+        let hedged = self.hedge(first, patience);
+        Ok(EngineStream::from(VirtualSocketStream::new(Box::new(hedged))))
+    }
+}
+
+impl Dialler {
+    fn hedge(&self, first: TcpStream, patience: Pin<Box<Sleep>>) -> Hedged {
+        Hedged {
             first: Some(first),
-            second: Second::Waiting(Box::pin(tokio::time::sleep(self.patience))),
+            second: Second::Waiting(patience),
             sent: Vec::new(),
             substitute: Arc::clone(&self.substitute),
             outcome: Arc::clone(&self.outcome),
             dial_timeout: self.dial_timeout,
-        };
-        Ok(EngineStream::from(VirtualSocketStream::new(Box::new(hedged))))
+        }
     }
 }
 
@@ -107,18 +106,21 @@ enum Second {
     Waiting(Pin<Box<Sleep>>),
     /// Dialling stable.
     Dialling(Dial, InFlight),
-    /// Stable has so many bytes of the request.
-    Asked { stream: TcpStream, written: usize, _guard: InFlight },
+    /// Stable has so many bytes of `sent`.
+    Asked { stream: TcpStream, written: usize, guard: InFlight },
     /// There is no other: it lost, could not be dialled, or there is none to ask.
     Gone,
 }
 
 /// The stream that the engine sees.
+///
+/// Whenever it says that it waits, everything that could end the wait has the waker: the canary's socket, and the timer,
+/// the dial or the socket of the other attempt.
 struct Hedged {
     /// The canary's, until it lost.
     first: Option<TcpStream>,
     second: Second,
-    /// Everything the engine wrote, until one of the two won.
+    /// Everything the engine wrote, as long as the other attempt may need it.
     sent: Vec<u8>,
     substitute: Arc<Substitute>,
     outcome: Arc<Outcome>,
@@ -149,11 +151,11 @@ impl Hedged {
                     }
                     self.second = self.ask();
                 }
-                Second::Dialling(dial, _) => {
+                Second::Dialling(dial, ..) => {
                     let Poll::Ready(result) = dial.as_mut().poll(cx) else { return };
                     let Second::Dialling(_, guard) = std::mem::replace(&mut self.second, Second::Gone) else { return };
                     if let Ok(stream) = result {
-                        self.second = Second::Asked { stream, written: 0, _guard: guard };
+                        self.second = Second::Asked { stream, written: 0, guard };
                     }
                 }
                 Second::Asked { stream, written, .. } => {
@@ -161,7 +163,7 @@ impl Hedged {
                     match Pin::new(stream).poll_write(cx, rest) {
                         Poll::Pending => return,
                         Poll::Ready(Ok(count)) if count > 0 => *written += count,
-                        Poll::Ready(_) => self.second = Second::Gone,
+                        Poll::Ready(_) => self.give_up_second(),
                     }
                 }
                 Second::Gone => return,
@@ -169,30 +171,58 @@ impl Hedged {
         }
     }
 
-    /// Begins to ask somebody else, if there is somebody and the request is short enough to be sent again.
+    /// Begins to ask somebody else, if there is somebody.
     fn ask(&self) -> Second {
-        if self.sent.len() > REQUEST_BYTES_MAX {
-            return Second::Gone;
-        }
         let Some(server) = (self.substitute)() else { return Second::Gone };
         let Some(address) = server.address() else { return Second::Gone };
-        self.outcome.0.store(ASKED, Ordering::Release);
-        let _ = self.outcome.1.set(Arc::clone(&server));
         let timeout = self.dial_timeout;
         Second::Dialling(Box::pin(async move { dial(address, timeout).await }), server.enter())
     }
 
-    /// The canary answered: nobody else is heard.
-    fn first_won(&mut self) {
+    fn is_asking(&self) -> bool {
+        matches!(self.second, Second::Dialling(..) | Second::Asked { .. })
+    }
+
+    /// From here on there is the canary, or nobody.
+    fn give_up_second(&mut self) {
         self.second = Second::Gone;
         self.sent = Vec::new();
     }
 
-    /// Stable answered: the canary's stream is dropped.
+    /// Stable answered: the canary's stream is dropped. What stable has not got of the request yet, it still gets.
     fn second_won(&mut self) {
         self.first = None;
-        self.sent = Vec::new();
-        self.outcome.0.store(SUBSTITUTE_WON, Ordering::Release);
+        if let Second::Asked { guard, .. } = &self.second {
+            // A second time it is the same server.
+            let _ = self.outcome.0.set(Arc::clone(guard.server()));
+        }
+    }
+
+    /// Remembers what the canary got, for the other attempt; a long request has none.
+    fn remember(&mut self, bytes: &[u8]) {
+        if matches!(self.second, Second::Gone) {
+            return;
+        }
+        if self.sent.len() + bytes.len() > REQUEST_BYTES_MAX {
+            self.give_up_second();
+        } else {
+            self.sent.extend_from_slice(bytes);
+        }
+    }
+
+    /// Writes to stable, which alone is left: first what it has not got yet, so that the order is kept.
+    fn write_to_second(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.drive_second(cx);
+        match &mut self.second {
+            Second::Dialling(..) => Poll::Pending,
+            Second::Asked { written, .. } if *written < self.sent.len() => Poll::Pending,
+            Second::Asked { stream, written, .. } => {
+                self.sent = Vec::new();
+                *written = 0;
+                Pin::new(stream).poll_write(cx, bytes)
+            }
+            Second::Waiting(_) | Second::Gone => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 }
 
@@ -203,54 +233,53 @@ impl AsyncRead for Hedged {
         if let Some(first) = &mut this.first {
             match Pin::new(first).poll_read(cx, buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                    this.first_won();
+                    this.give_up_second();
                     return Poll::Ready(Ok(()));
                 }
                 // It broke off without a word: whoever else was asked may still answer.
-                Poll::Ready(result) if matches!(this.second, Second::Waiting(_) | Second::Gone) => {
-                    this.second = Second::Gone;
+                Poll::Ready(_) if this.is_asking() => this.first = None,
+                Poll::Ready(result) => {
+                    this.give_up_second();
                     return Poll::Ready(result);
                 }
-                Poll::Ready(_) => this.first = None,
                 Poll::Pending => {}
             }
         }
         this.drive_second(cx);
-        match &mut this.second {
-            Second::Asked { stream, .. } => {
-                let result = ready!(Pin::new(stream).poll_read(cx, buffer));
-                if result.is_ok() && buffer.filled().len() > before {
-                    if this.first.is_some() || this.outcome.substitute().is_none() {
-                        this.second_won();
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                if this.first.is_some() {
-                    this.second = Second::Gone;
-                    return Poll::Pending;
-                }
-                Poll::Ready(result)
-            }
-            Second::Gone if this.first.is_none() => Poll::Ready(Ok(())),
-            Second::Waiting(_) | Second::Dialling(..) | Second::Gone => Poll::Pending,
+        let Second::Asked { stream, .. } = &mut this.second else {
+            let is_over = this.first.is_none() && !this.is_asking();
+            return if is_over { Poll::Ready(Ok(())) } else { Poll::Pending };
+        };
+        let result = match Pin::new(stream).poll_read(cx, buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(result) => result,
+        };
+        if result.is_ok() && buffer.filled().len() > before {
+            this.second_won();
+        } else if this.first.is_some() {
+            // It was stable that broke off: the canary goes on having its time.
+            this.give_up_second();
+            return Poll::Pending;
         }
+        Poll::Ready(result)
     }
 }
 
 impl AsyncWrite for Hedged {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let is_undecided = this.first.is_some() && !matches!(this.second, Second::Gone);
-        let stream = match (&mut this.first, &mut this.second) {
-            (Some(first), _) => first,
-            (None, Second::Asked { stream, .. }) => stream,
-            (None, _) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        };
-        let count = ready!(Pin::new(stream).poll_write(cx, bytes))?;
-        if is_undecided && this.sent.len() <= REQUEST_BYTES_MAX {
-            this.sent.extend_from_slice(bytes.get(..count).unwrap_or_default());
+        if let Some(first) = &mut this.first {
+            match Pin::new(first).poll_write(cx, bytes) {
+                Poll::Ready(Ok(count)) => {
+                    this.remember(bytes.get(..count).unwrap_or_default());
+                    this.drive_second(cx);
+                    return Poll::Ready(Ok(count));
+                }
+                Poll::Ready(Err(_)) if this.is_asking() => this.first = None,
+                other => return other,
+            }
         }
-        Poll::Ready(Ok(count))
+        this.write_to_second(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -263,5 +292,211 @@ impl AsyncWrite for Hedged {
             (Some(stream), _) | (None, Second::Asked { stream, .. }) => Pin::new(stream).poll_shutdown(cx),
             (None, _) => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::clock;
+    use crate::config::dynamic::Endpoint;
+    use crate::health::Start;
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+    const LONG: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A canary and a stable server that do what the test says, and the hedge between them.
+    struct Scene {
+        hedged: Hedged,
+        canary: TcpStream,
+        stable: TcpListener,
+        server: Arc<Server>,
+        outcome: Arc<Outcome>,
+    }
+
+    /// A canary that has `patience` of time, and stable beside it.
+    async fn scene(patience: Duration) -> Scene {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (canary, stable) = (listen().await.unwrap(), listen().await.unwrap());
+        let server = server(stable.local_addr().unwrap());
+        let (asked, outcome) = (Arc::clone(&server), Arc::<Outcome>::default());
+        let dialler = Dialler {
+            patience,
+            dial_timeout: SOON,
+            substitute: Arc::new(move || Some(Arc::clone(&asked))),
+            outcome: Arc::clone(&outcome),
+        };
+        let first = dial(canary.local_addr().unwrap(), SOON).await.unwrap();
+        let hedged = dialler.hedge(first, Box::pin(tokio::time::sleep(patience)));
+        Scene { hedged, canary: canary.accept().await.unwrap().0, stable, server, outcome }
+    }
+
+    fn server(address: SocketAddr) -> Arc<Server> {
+        let endpoint = Endpoint::local(address.port());
+        Arc::new(Server::new(&endpoint, clock::now(), Start::Established))
+    }
+
+    /// What comes, as text, until so many bytes are there or the other side ends.
+    async fn hear(stream: &mut (impl AsyncRead + Unpin), length: usize) -> String {
+        let mut text = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            let read = tokio::time::timeout(SOON, stream.read(&mut text[filled..])).await.expect("nothing came");
+            match read.unwrap_or(0) {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        String::from_utf8_lossy(&text[..filled]).into_owned()
+    }
+
+    async fn accept(stable: &TcpListener) -> TcpStream {
+        tokio::time::timeout(SOON, stable.accept()).await.expect("stable was not asked").unwrap().0
+    }
+
+    #[tokio::test]
+    async fn a_canary_that_answers_in_time_is_heard_and_stable_is_not_asked() {
+        let Scene { mut hedged, mut canary, outcome, server, .. } = scene(LONG).await;
+        hedged.write_all(HEAD).await.unwrap();
+        assert_eq!(hear(&mut canary, HEAD.len()).await.as_bytes(), HEAD);
+        canary.write_all(b"canary").await.unwrap();
+        assert_eq!(hear(&mut hedged, 6).await, "canary");
+        assert!(outcome.substitute().is_none());
+        assert_eq!(server.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn stable_answers_when_the_canary_is_silent_and_the_canary_is_let_go() {
+        let Scene { mut hedged, mut canary, stable, outcome, server } = scene(Duration::ZERO).await;
+        hedged.write_all(HEAD).await.unwrap();
+        let answer = async {
+            let mut stable = accept(&stable).await;
+            assert_eq!(hear(&mut stable, HEAD.len()).await.as_bytes(), HEAD);
+            stable.write_all(b"stable").await.unwrap();
+            stable
+        };
+        let (heard, stable) = tokio::join!(hear(&mut hedged, 6), answer);
+        assert_eq!(heard, "stable");
+        assert!(outcome.substitute().is_some_and(|asked| Arc::ptr_eq(asked, &server)));
+        assert_eq!(server.in_flight(), 1);
+        assert_eq!(hear(&mut canary, HEAD.len() + 1).await.as_bytes(), HEAD);
+        drop(stable);
+        assert_eq!(hear(&mut hedged, 1).await, "");
+        drop(hedged);
+        assert_eq!(server.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_late_canary_that_still_answers_first_is_heard_and_stable_is_let_go() {
+        let Scene { mut hedged, mut canary, stable, outcome, server } = scene(Duration::ZERO).await;
+        hedged.write_all(HEAD).await.unwrap();
+        let answer = async {
+            let mut stable = accept(&stable).await;
+            assert_eq!(hear(&mut stable, HEAD.len()).await.as_bytes(), HEAD);
+            canary.write_all(b"canary").await.unwrap();
+            stable
+        };
+        let (heard, mut stable) = tokio::join!(hear(&mut hedged, 6), answer);
+        assert_eq!(heard, "canary");
+        assert!(outcome.substitute().is_none());
+        assert_eq!(hear(&mut stable, 1).await, "");
+        assert_eq!(server.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_while_both_are_asked_reaches_both_whole() {
+        let Scene { hedged, mut canary, stable, .. } = scene(Duration::ZERO).await;
+        let (mut reader, mut writer) = tokio::io::split(hedged);
+        writer.write_all(b"head").await.unwrap();
+        let heard = tokio::spawn(async move { hear(&mut reader, 6).await });
+        let mut stable = accept(&stable).await;
+        assert_eq!(hear(&mut stable, 4).await, "head");
+        writer.write_all(b"body").await.unwrap();
+        assert_eq!(hear(&mut stable, 4).await, "body");
+        assert_eq!(hear(&mut canary, 8).await, "headbody");
+        stable.write_all(b"stable").await.unwrap();
+        assert_eq!(heard.await.unwrap(), "stable");
+    }
+
+    #[tokio::test]
+    async fn stable_gets_the_rest_of_a_request_that_it_began_to_answer() {
+        let Scene { hedged, stable, canary: _canary, .. } = scene(Duration::ZERO).await;
+        let (mut reader, mut writer) = tokio::io::split(hedged);
+        writer.write_all(b"head").await.unwrap();
+        let heard = tokio::spawn(async move { (hear(&mut reader, 8).await, reader) });
+        let mut stable = accept(&stable).await;
+        stable.write_all(b"continue").await.unwrap();
+        let (text, _reader) = heard.await.unwrap();
+        assert_eq!(text, "continue");
+        writer.write_all(b"body").await.unwrap();
+        assert_eq!(hear(&mut stable, 8).await, "headbody");
+    }
+
+    #[tokio::test]
+    async fn a_canary_that_breaks_off_after_stable_was_asked_costs_nothing() {
+        let Scene { hedged, canary, stable, outcome, .. } = scene(Duration::ZERO).await;
+        let (mut reader, mut writer) = tokio::io::split(hedged);
+        writer.write_all(b"head").await.unwrap();
+        let heard = tokio::spawn(async move { hear(&mut reader, 6).await });
+        let mut stable = accept(&stable).await;
+        drop(canary);
+        writer.write_all(b"body").await.unwrap();
+        assert_eq!(hear(&mut stable, 8).await, "headbody");
+        stable.write_all(b"stable").await.unwrap();
+        assert_eq!(heard.await.unwrap(), "stable");
+        assert!(outcome.substitute().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_canary_that_breaks_off_in_its_time_is_told_to_the_engine_at_once() {
+        let Scene { mut hedged, mut canary, server, .. } = scene(LONG).await;
+        hedged.write_all(HEAD).await.unwrap();
+        assert_eq!(hear(&mut canary, HEAD.len()).await.as_bytes(), HEAD);
+        drop(canary);
+        assert_eq!(hear(&mut hedged, 1).await, "");
+        assert_eq!(server.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn stable_that_cannot_be_dialled_or_breaks_off_leaves_the_canary_its_time() {
+        for accepts in [false, true] {
+            let Scene { mut hedged, mut canary, stable, outcome, .. } = scene(Duration::ZERO).await;
+            hedged.write_all(HEAD).await.unwrap();
+            let answer = async move {
+                if accepts {
+                    drop(accept(&stable).await);
+                }
+                drop(stable);
+                canary.write_all(b"canary").await.unwrap();
+                canary
+            };
+            let (heard, _canary) = tokio::join!(hear(&mut hedged, 6), answer);
+            assert_eq!(heard, "canary");
+            assert!(outcome.substitute().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_upload_goes_to_the_canary_alone() {
+        let Scene { hedged, mut canary, stable, outcome, .. } = scene(Duration::ZERO).await;
+        let (mut reader, mut writer) = tokio::io::split(hedged);
+        writer.write_all(b"head").await.unwrap();
+        let heard = tokio::spawn(async move { hear(&mut reader, 6).await });
+        let mut stable = accept(&stable).await;
+        assert_eq!(hear(&mut stable, 4).await, "head");
+        let upload = tokio::spawn(async move { writer.write_all(&vec![b'x'; REQUEST_BYTES_MAX]).await });
+        assert_eq!(hear(&mut canary, 4 + REQUEST_BYTES_MAX).await.len(), 4 + REQUEST_BYTES_MAX);
+        upload.await.unwrap().unwrap();
+        let received = hear(&mut stable, REQUEST_BYTES_MAX).await;
+        assert!(received.len() < REQUEST_BYTES_MAX, "stable got all of it");
+        canary.write_all(b"canary").await.unwrap();
+        assert_eq!(heard.await.unwrap(), "canary");
+        assert!(outcome.substitute().is_none());
     }
 }

@@ -60,6 +60,8 @@ fn settle(
     if head.method == Method::OPTIONS && head.uri.path() == "*" {
         return Err(Box::new(answer::empty(200)));
     }
+    // For the log, should it be one that we cannot read.
+    context.uri = head.uri.clone();
     let host = host_of(head).ok_or_else(|| Box::new(answer::bad_request()))?;
     let routing_path = clean_target(connection, head).map_err(|BadTarget| Box::new(answer::bad_request()))?;
     context.uri = head.uri.clone();
@@ -190,7 +192,8 @@ fn run_middlewares(
     };
     let run = |view: &mut RequestView<'_>| route.chain.on_request(view);
     // Checking a new password takes milliseconds: other requests of this thread go on elsewhere meanwhile.
-    let (memo, step): (Memo, Step) = if is_slow { tokio::task::block_in_place(|| run(&mut view)) } else { run(&mut view) };
+    let (memo, step): (Memo, Step) =
+        if is_slow && has_other_threads() { tokio::task::block_in_place(|| run(&mut view)) } else { run(&mut view) };
     context.memo = Some(memo);
     context.seen.user = view.user.take();
     let hides_client = view.hides_client;
@@ -206,6 +209,11 @@ fn run_middlewares(
         head.uri = Uri::from(PathAndQuery::try_from(target).map_err(|_invalid| Box::new(answer::bad_request()))?);
     }
     Ok(hides_client)
+}
+
+/// Whether other requests can go on while this thread computes.
+fn has_other_threads() -> bool {
+    tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
 }
 
 /// Finds who answers in the end, and makes the head ready for a server.

@@ -26,6 +26,8 @@ use crate::tls::certificate::parse_chain;
 
 /// A pooled connection that nobody used for so long is closed, so that sockets to a removed instance go by themselves.
 const POOL_IDLE_MAX: Duration = Duration::from_secs(30);
+/// So many dead pooled connections cost a request no attempt: each told nothing about its server but its age.
+const STALE_MAX: u32 = 2;
 /// Streams on one HTTP/2 connection to a server.
 const H2_STREAMS_MAX: usize = 100;
 /// How long a server may take no byte of a request.
@@ -39,14 +41,19 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
         0 => service.choose_first(now),
         _ => service.choose_other(now, &context.tried).map(|server| (server, None)),
     };
-    let Some((server, draw)) = choice else { return Err(Error::new(ErrorType::HTTPStatus(503))) };
+    let Some((server, draw)) = choice else {
+        // Who was tried before says what the client is told.
+        let status = context.seen.failure.map_or(503, Failure::status);
+        return Err(Error::new(ErrorType::HTTPStatus(status)));
+    };
+    // From here on whatever happens gives draw and permit back.
+    let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
     let Some(address) = server.address() else { return Err(Error::new(ErrorType::HTTPStatus(502))) };
     context.attempts += 1;
     context.seen.server = Some(Arc::clone(&server));
     let settings = service.settings();
     let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings, session));
     set_options(&mut peer, &server, &settings, shared);
-    let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
     if may_hedge(&attempt, context, &server) {
         let outcome = hedge(&mut peer, &service, &settings, shared);
         attempt.set_hedge(outcome);
@@ -120,9 +127,13 @@ fn may_hedge(attempt: &Attempt, context: &Context, server: &Server) -> bool {
 fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, shared: &Shared) -> Arc<hedge::Outcome> {
     let outcome = Arc::new(hedge::Outcome::default());
     let service = Arc::clone(service);
+    // Each has its own connection: one from the pool would not be hedged, and a hedged one may have ended at another server.
+    peer.group_key = Server::lone_pool();
+    peer.options.idle_timeout = Some(Duration::ZERO);
     peer.options.custom_l4 = Some(Arc::new(hedge::Dialler {
         patience: shared.judged_at,
-        dial_timeout: settings.transport.dial_timeout.min(hedge::DIAL_TIMEOUT_MAX),
+        dial_timeout: limit(settings.transport.dial_timeout)
+            .map_or(hedge::DIAL_TIMEOUT_MAX, |timeout| timeout.min(hedge::DIAL_TIMEOUT_MAX)),
         substitute: Arc::new(move || service.choose_shield(clock::now())),
         outcome: Arc::clone(&outcome),
     }));
@@ -133,7 +144,9 @@ fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, share
 pub fn address(head: &mut RequestHeader, context: &Context) -> Result<()> {
     let (Some(service), Some(attempt)) = (&context.service, &context.attempt) else { return Ok(()) };
     let server = attempt.server();
-    if !service.settings().pass_host_header {
+    // HTTP/1.0 knows requests without a host; every server of ours is spoken to in a version that does not.
+    let has_host = head.headers.get(header::HOST).is_some_and(|host| !host.is_empty());
+    if !has_host || !service.settings().pass_host_header {
         head.insert_header(header::HOST, server.authority.as_str())?;
     }
     if !server.path.is_empty() {
@@ -154,7 +167,7 @@ pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut 
     let now = clock::now();
     let is_shielded = failure::is_failure(status) && may_shield(session, context);
     if let Some(attempt) = &mut context.attempt {
-        attempt.answered(now, status);
+        attempt.answered(now, status, failure::is_stream(status, &head.headers));
         context.seen.server = Some(Arc::clone(attempt.answering()));
     }
     if is_shielded {
@@ -169,8 +182,7 @@ pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut 
 /// Whether stable can answer instead of a canary that failed.
 fn may_shield(session: &Session, context: &Context) -> bool {
     let Some(attempt) = &context.attempt else { return false };
-    attempt.is_canary()
-        && context.attempts == 1
+    attempt.is_canarys_answer()
         && context.is_idempotent
         && !session.as_ref().retry_buffer_truncated()
         && context.service.as_ref().is_some_and(|service| service.has_shield(clock::now()))
@@ -180,20 +192,66 @@ fn may_shield(session: &Session, context: &Context) -> bool {
 pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, is_replayable: bool) -> bool {
     context.seen.failure = Some(failure);
     let Some(mut attempt) = context.attempt.take() else { return false };
-    attempt.failed(clock::now(), failure);
+    let now = clock::now();
+    context.seen.origin_duration = now.saturating_duration_since(attempt.started());
+    attempt.failed(now, failure);
     let server = Arc::clone(attempt.server());
     let has_other_address = failure == Failure::Connect && server.turn_address();
     if failure == Failure::Stale {
         // Its other pooled connections are as old: the repetition dials anew, so it may go to the same server.
         server.renew_pool();
-    } else if !has_other_address {
+        context.stale = (context.stale + 1).min(STALE_MAX);
+    } else if failure != Failure::Unprocessed && !has_other_address {
         context.tried.push(server);
     }
+    let Some(service) = &context.service else { return false };
+    // A canary's failures are made good for by stable whatever they number: that is no more than stable's own share.
+    let is_shielded = attempt.is_canary() && service.has_shield(now);
     let repeat = Repeat {
         is_idempotent: context.is_idempotent,
         is_replayable,
-        attempts: context.attempts,
-        attempts_max: shared.install.own.attempts_max,
+        attempts: context.attempts.saturating_sub(context.stale),
+        attempts_max: if is_shielded { shared.install.own.attempts_max.max(2) } else { shared.install.own.attempts_max },
     };
-    failure.may_repeat(repeat) && context.service.as_ref().is_some_and(|service| service.may_retry(clock::now(), &context.tried))
+    failure.may_repeat(repeat) && (is_shielded || service.may_retry(now, &context.tried))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::dynamic::Endpoint;
+    use crate::health::Start;
+    use crate::names::Name;
+
+    /// The Host and target that a server at `127.0.0.1:80/base` gets.
+    #[track_caller]
+    fn check(pass_host_header: bool, host: Option<&str>, expected: (&str, &str)) {
+        let now = clock::now();
+        let endpoint = Endpoint { path: "/base/".to_owned(), preserve_path: true, ..Endpoint::local(80) };
+        let settings = Settings { pass_host_header, ..Settings::default() };
+        let service = Arc::new(Service::new(Name::new("web", "file"), settings, now));
+        let server = Arc::new(Server::new(&endpoint, now, Start::Established));
+        let mut context = Context::new(now, clock::wall());
+        context.attempt = Some(Attempt::begin(&service, &server, None, now, Duration::from_secs(2)));
+        context.service = Some(service);
+        let mut head = RequestHeader::build("GET", b"/a?b", None).unwrap();
+        if let Some(host) = host {
+            head.insert_header(header::HOST, host).unwrap();
+        }
+        address(&mut head, &context).unwrap();
+        let seen = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("-");
+        assert_eq!((seen, head.uri.to_string().as_str()), expected, "{host:?}");
+    }
+
+    #[test]
+    fn a_server_gets_the_clients_host_unless_it_wants_its_own() {
+        check(true, Some("site.test"), ("site.test", "/base/a?b"));
+        check(false, Some("site.test"), ("127.0.0.1:80", "/base/a?b"));
+    }
+
+    #[test]
+    fn a_request_that_names_no_host_gets_the_servers() {
+        check(true, None, ("127.0.0.1:80", "/base/a?b"));
+        check(true, Some(""), ("127.0.0.1:80", "/base/a?b"));
+    }
 }

@@ -188,6 +188,11 @@ impl Ledger {
         self.reset_streaks();
     }
 
+    /// Requests of the canary that were drawn and not yet recorded.
+    pub fn canary_in_flight(&self) -> u32 {
+        self.canary_in_flight.load(Relaxed)
+    }
+
     fn in_flight_max(&self) -> u32 {
         let successes = self.canary_successes.load(Relaxed);
         if successes < TRUSTED_AFTER { 1 + successes } else { u32::MAX }

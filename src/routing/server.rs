@@ -51,6 +51,11 @@ impl Server {
     /// A server that was first seen at `now`; its addresses are known at once when its host is an address.
     pub fn new(endpoint: &Endpoint, now: Instant, start: Start) -> Self {
         let addresses = endpoint.host.parse().map(|ip| vec![SocketAddr::new(ip, endpoint.port)]).unwrap_or_default();
+        let health = Health::new(now, start);
+        if !endpoint.is_passing {
+            // It is only starting; that is no change to speak of.
+            let _ = health.set_passing(now, false);
+        }
         let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
         Self {
             url: endpoint.url(),
@@ -61,7 +66,7 @@ impl Server {
             path: if endpoint.preserve_path { endpoint.path.trim_end_matches('/').to_owned() } else { String::new() },
             instance: endpoint.instance.clone(),
             first_seen: now,
-            health: Health::new(now, start),
+            health,
             metrics: OnceLock::new(),
             weight: AtomicU32::new(endpoint.weight),
             in_flight: AtomicU32::new(0),
@@ -147,9 +152,14 @@ impl Server {
         self.pool.load(Ordering::Relaxed)
     }
 
+    /// The number of a pool that no other connection is ever in.
+    pub fn lone_pool() -> u64 {
+        NEXT_POOL.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Lets no pooled connection be used again: the next request dials.
     pub fn renew_pool(&self) {
-        self.pool.store(NEXT_POOL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.pool.store(Self::lone_pool(), Ordering::Relaxed);
     }
 
     /// Counts a request in; it is counted out when the guard is dropped.

@@ -131,12 +131,18 @@ impl Service {
         self.arms.load().of(Track::Stable).any(|server| matches!(server.health.standing(now), Standing::Available { .. }))
     }
 
-    /// A stable server to ask in a canary's place. Has a budget of its own: it is no more than stable's own share.
+    /// A stable server to ask in a canary's place. Has a budget of its own: it is no more than stable's own share. Never one
+    /// that has yet to show that it is well again: nobody would hear whether it is.
     pub fn choose_shield(&self, now: Instant) -> Option<Arc<Server>> {
-        if !self.has_shield(now) {
-            return None;
-        }
-        self.pick(&self.arms.load(), Track::Stable, now, &[]).map(|member| Arc::clone(&member.server))
+        let arms = self.arms.load();
+        let available = |server: &Server| matches!(server.health.standing(now), Standing::Available { .. });
+        let shield = |member: &Member| {
+            let is_shield = member.track == Track::Stable && available(&member.server);
+            if is_shield { view(member, Track::Stable, now, &[]) } else { None }
+        };
+        let strategy = self.settings.load().strategy;
+        let picked = balance::pick(arms.members(), strategy, &self.stable_wheel, fastrand::u64(..), shield, |_| false)?;
+        arms.members().get(picked.index).map(|member| Arc::clone(&member.server))
     }
 
     /// Counts how an attempt ended in the server's health, and tells the log of what that changed.

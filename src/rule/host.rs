@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// The host a rule sees for a `Host` header, an `:authority` or the host of an absolute URI: in lower case, without its port and
 /// without brackets.
 ///
-/// A trailing dot stays, since `HostRegexp` sees it in Traefik too; [`HostPattern`] overlooks it. As Go does, the port is
+/// A trailing dot stays, since `HostRegexp` sees it in Traefik too; `HostPattern` overlooks it. As Go does, the port is
 /// whatever follows the only colon, or the colon after a bracket.
 pub fn normal_host(written: &str) -> Cow<'_, str> {
     let host = match written.rsplit_once(':') {

@@ -20,6 +20,13 @@ const REPETITIONS_MAX: u32 = 1000;
 #[error("the regular expression cannot be used: {0}")]
 pub struct InvalidPattern(String);
 
+impl InvalidPattern {
+    /// What is wrong, without the words around it.
+    pub fn reason(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Compiles an expression written for Go.
 pub fn compile(go: &str) -> Result<Regex, InvalidPattern> {
     let pattern = Translation { rest: go.chars().peekable(), out: String::with_capacity(go.len() + 8) }.run()?;

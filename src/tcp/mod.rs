@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::health::Attempt;
-use crate::listener::{Counters, Pipe, Refused};
+use crate::listener::{Counters, Pipe, Refused, keep_alive};
 use crate::routing::server::InFlight;
 use crate::routing::service::Service;
 
@@ -48,8 +48,8 @@ async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
         let failure = match tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 service.record_health(&server, clock::now(), Attempt::Ok);
-                // A socket that refuses the option still carries bytes.
-                let _ = stream.set_nodelay(true);
+                // A socket that refuses an option still carries bytes.
+                let _ = stream.set_nodelay(true).and(keep_alive(&stream));
                 return Some((stream, server.enter()));
             }
             Ok(Err(error)) => error.to_string(),

@@ -126,6 +126,25 @@ pub struct Endpoint {
     pub is_passing: bool,
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// A fit one on this machine of which nothing is known.
+    pub fn local(port: u16) -> Self {
+        Self {
+            scheme: Scheme::Http,
+            host: "127.0.0.1".to_owned(),
+            port,
+            path: String::new(),
+            preserve_path: false,
+            weight: 1,
+            instance: None,
+            version: None,
+            track: None,
+            is_passing: true,
+        }
+    }
+}
+
 /// How a server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Scheme {

@@ -152,7 +152,7 @@ impl EdgeBuilder {
 
 impl Edge {
     pub async fn connect(&self) -> Client<TcpStream> {
-        Client { stream: TcpStream::connect(self.address).await.unwrap(), unread: Vec::new() }
+        Client::new(TcpStream::connect(self.address).await.unwrap())
     }
 
     /// Sends `bytes` on a connection of its own and gives all that comes back until the end.
@@ -170,6 +170,10 @@ pub struct Client<S> {
 }
 
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<S> {
+    pub fn new(stream: S) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
     /// Failure is none: the other side may have closed already.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
