@@ -11,7 +11,7 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::shared::Shared;
 use super::{answer, request, upstream};
 use crate::clock;
@@ -62,7 +62,7 @@ impl ProxyHttp for Edge {
     }
 
     async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
-        upstream::answered(session, head, context)
+        upstream::answered(&self.shared, session, head, context)
     }
 
     fn response_body_filter(
@@ -85,6 +85,7 @@ impl ProxyHttp for Edge {
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, context: &mut Context, mut error: Box<Error>) -> Box<Error> {
         let failure = match error.etype() {
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Failure::ConnectTimeout,
+            _ if failure::is_distrust(&error) => Failure::Distrusted,
             _ => Failure::Connect,
         };
         let repeat = upstream::attempt_failed(&self.shared, context, failure, true);
