@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::connections::{Connections, declared_options};
 use super::registry::Registry;
 use crate::acme::schedule::WantedCertificate;
-use crate::config::dynamic::{Definitions, Domain, Kind, MiddlewareKind, Provided, Router, RouterTls, ServiceKind};
-use crate::config::install::{Install, Redirection, ServersTransport};
+use crate::config::dynamic::{Definitions, Domain, Kind, LoadBalancer, MiddlewareKind, Provided, Router, RouterTls, ServiceKind};
+use crate::config::install::{EntrypointTls, Install, Redirection, ServersTransport};
 use crate::config::problem::{At, Problem, Problems, nearest};
 use crate::middleware::{self, Chain, Compiled as CompiledMiddleware, Middleware};
 use crate::names::Name;
@@ -25,6 +25,13 @@ use crate::tls::options::{CompiledOptions, DEFAULT_OPTIONS, TlsConfigs};
 
 /// The provider of what we make ourselves.
 pub const INTERNAL: &str = "internal";
+/// What answers challenges.
+const ACME_HTTP: &str = "acme-http";
+/// The rule of what an entrypoint redirects.
+const ANY_HOST: &str = "HostRegexp(`^.+$`)";
+/// Traefik's middlewares in front of the dashboard.
+const DASHBOARD_REDIRECT: &str = "dashboard_redirect";
+const DASHBOARD_STRIP: &str = "dashboard_stripprefix";
 /// Chains and weighted services deeper than this are taken for recursion.
 const DEPTH_MAX: usize = 16;
 /// Go's MaxInt, the priority of routers that nobody may beat.
@@ -304,7 +311,29 @@ impl Work<'_> {
 
 /// Routers.
 impl Work<'_> {
+    /// Where an entrypoint has middlewares or TLS of its own, a router with several entrypoints becomes one of its own there,
+    /// named `ENTRYPOINT-ROUTER` as in Traefik.
     fn compile_router(&mut self, name: &Name, declared: &Router, options: &CompiledOptions) {
+        let (own, shared): (Vec<String>, Vec<String>) = match declared.entrypoints.as_slice() {
+            [] | [_] => (Vec::new(), declared.entrypoints.clone()),
+            several => several.iter().cloned().partition(|entrypoint| self.has_model(entrypoint)),
+        };
+        for entrypoint in &own {
+            let name = Name::new(format!("{entrypoint}-{}", name.name()), name.provider());
+            self.compile_one(&name, &Router { entrypoints: vec![entrypoint.clone()], ..declared.clone() }, options);
+        }
+        if own.is_empty() || !shared.is_empty() {
+            self.compile_one(name, &Router { entrypoints: shared, ..declared.clone() }, options);
+        }
+    }
+
+    fn has_model(&self, entrypoint: &str) -> bool {
+        let mut all = self.input.entrypoints.iter();
+        let found = all.find(|candidate| candidate.name.eq_ignore_ascii_case(entrypoint));
+        found.is_some_and(|found| !found.settings.middlewares.is_empty() || found.settings.tls.is_some())
+    }
+
+    fn compile_one(&mut self, name: &Name, declared: &Router, options: &CompiledOptions) {
         let mut errors = Vec::new();
         let entrypoints = self.entrypoints_of(&declared.entrypoints, &mut errors);
         let is_detached = entrypoints.is_empty();
@@ -321,22 +350,27 @@ impl Work<'_> {
         let is_disabled = is_detached || errors.len() > warnings;
         self.complain("router", name, &declared.at, &errors, is_disabled);
         let status = status(is_disabled, &errors);
-        let links = self.names_of(&declared.entrypoints);
-        let definition = Some(self.completed(name, declared, &links));
+        let (shown, links) = self.shown_entrypoints(&declared.entrypoints);
+        let definition = Some(self.completed(name, declared, shown, !is_detached));
         self.report.routers.insert(name.clone(), Reported { definition, status, errors, links });
     }
 
     /// A router as it is in effect: with the entrypoints it got, its priority, and every middleware by its full name.
-    fn completed(&self, name: &Name, declared: &Router, entrypoints: &[String]) -> Router {
+    fn completed(&self, name: &Name, declared: &Router, entrypoints: Vec<String>, is_attached: bool) -> Router {
         let full = |reference: &String| Name::resolve(reference, name.provider()).to_string();
-        let priority = match rule::parse(&declared.rule) {
-            Ok(tree) if declared.priority == 0 => tree.default_priority(),
-            _ => declared.priority,
+        let model = match entrypoints.as_slice() {
+            [only] => self.input.entrypoints.iter().find(|entrypoint| entrypoint.name.eq_ignore_ascii_case(only)),
+            _ => None,
         };
+        let before = model.iter().flat_map(|entrypoint| &entrypoint.settings.middlewares);
         Router {
-            entrypoints: entrypoints.to_vec(),
-            middlewares: declared.middlewares.iter().map(full).collect(),
-            priority,
+            middlewares: before.chain(&declared.middlewares).map(full).collect(),
+            priority: if is_attached { priority_in_effect(declared.priority, &declared.rule) } else { declared.priority },
+            tls: declared
+                .tls
+                .clone()
+                .or_else(|| model.and_then(|entrypoint| entrypoint.settings.tls.as_ref()).map(of_entrypoint)),
+            entrypoints,
             ..declared.clone()
         }
     }
@@ -368,13 +402,14 @@ impl Work<'_> {
         found
     }
 
-    pub(super) fn names_of(&self, named: &[String]) -> Vec<String> {
+    /// The entrypoints as the API shows them: those declared (the default ones, if none are), and sorted those that there are.
+    pub(super) fn shown_entrypoints(&self, named: &[String]) -> (Vec<String>, Vec<String>) {
         let indexes = self.entrypoints_of(named, &mut Vec::new());
-        indexes
-            .into_iter()
-            .filter_map(|index| self.input.entrypoints.get(index))
-            .map(|entrypoint| entrypoint.name.to_string())
-            .collect()
+        let found = indexes.into_iter().filter_map(|index| self.input.entrypoints.get(index));
+        let mut using: Vec<String> = found.map(|entrypoint| entrypoint.name.to_string()).collect();
+        let shown = if named.is_empty() { using.clone() } else { named.to_vec() };
+        using.sort();
+        (shown, using)
     }
 
     fn route_parts(
@@ -410,14 +445,7 @@ impl Work<'_> {
         let Some(entrypoint) = self.input.entrypoints.get(index) else { return Ok(()) };
         let mut middlewares = self.flatten(&entrypoint.settings.middlewares, name.provider(), 0)?;
         middlewares.extend(self.flatten(&declared.middlewares, name.provider(), 0)?);
-        let tls = declared.tls.clone().or_else(|| {
-            entrypoint.settings.tls.as_ref().map(|tls| RouterTls {
-                options: tls.options.clone(),
-                resolver: tls.resolver.clone(),
-                domains: tls.domains.clone(),
-                passthrough: false,
-            })
-        });
+        let tls = declared.tls.clone().or_else(|| entrypoint.settings.tls.as_ref().map(of_entrypoint));
         let route = Arc::new(Route {
             name: name.clone(),
             label: name.to_string().into(),
@@ -498,14 +526,16 @@ impl Work<'_> {
                 scheme: redirection.scheme.clone(),
                 port: self.redirection_port(redirection),
                 permanent: redirection.permanent,
-                force_permanent: false,
             };
             let compiled = middleware::compile(&kind, &|path| std::fs::read_to_string(path)).map_err(|error| error.to_string());
-            let rule =
-                rule::parse("HostRegexp(`^.+$`)").and_then(|tree| rule::http::compile(&tree)).map_err(|error| error.to_string());
+            let rule = rule::parse(ANY_HOST).and_then(|tree| rule::http::compile(&tree)).map_err(|error| error.to_string());
             match (rule, compiled) {
                 (Ok(matcher), Ok(CompiledMiddleware::Single(middleware))) => {
                     let value = internal_route(&name, vec![Arc::new(middleware)], Target::Nobody);
+                    let redirects = format!("redirect-{}@{INTERNAL}", name.name());
+                    self.report.middlewares.insert(Name::resolve(&redirects, INTERNAL), Reported::new(declared(kind)));
+                    let router = internal_router(&entrypoint.name, "noop", ANY_HOST, redirection.priority, vec![redirects]);
+                    self.report_internal(&name, router);
                     self.plain[entrypoint.index].push(Entry { matcher, priority: redirection.priority, name, value });
                 }
                 (Ok(_), Ok(CompiledMiddleware::Chain(_))) => {}
@@ -533,10 +563,20 @@ impl Work<'_> {
         if let Some(prometheus) = install.prometheus.as_ref().filter(|prometheus| !prometheus.manual_routing) {
             self.add_internal(&prometheus.entrypoint, "prometheus", "PathPrefix(`/metrics`)", PRIORITY_TOP, Internal::Prometheus);
         }
+        let challenged: BTreeSet<&String> =
+            install.resolvers.values().filter_map(|acme| acme.http_challenge_entrypoint.as_ref()).collect();
+        if let Some(first) = challenged.first() {
+            // Only shown: challenges are answered before any route is looked for.
+            let rule = "PathPrefix(`/.well-known/acme-challenge/`)";
+            let mut router = internal_router(first, ACME_HTTP, rule, PRIORITY_TOP, Vec::new());
+            router.entrypoints = challenged.into_iter().cloned().collect();
+            self.report_internal(&Name::new(ACME_HTTP, INTERNAL), router);
+        }
         if let Some(api) = install.api.as_ref().filter(|api| api.insecure) {
             let base = api.base_path.trim_end_matches('/');
             self.add_internal("traefik", "api", &format!("PathPrefix(`{base}/api`)"), PRIORITY_TOP - 1, Internal::Api);
             if api.dashboard {
+                self.report_dashboard(base);
                 self.add_internal("traefik", "dashboard", "PathPrefix(`/`)", PRIORITY_TOP - 2, Internal::Dashboard);
             }
         }
@@ -550,7 +590,13 @@ impl Work<'_> {
             return;
         };
         if let Ok(matcher) = rule::parse(rule).and_then(|tree| rule::http::compile(&tree)) {
+            let middlewares = match internal {
+                Internal::Dashboard => vec![format!("{DASHBOARD_REDIRECT}@{INTERNAL}"), format!("{DASHBOARD_STRIP}@{INTERNAL}")],
+                Internal::Ping | Internal::Api | Internal::Prometheus => Vec::new(),
+            };
+            let router = internal_router(&found.name, name, rule, priority, middlewares);
             let name = Name::new(name, INTERNAL);
+            self.report_internal(&name, router);
             let value = internal_route(&name, Vec::new(), Target::Internal(internal));
             self.plain[found.index].push(Entry { matcher, priority, name, value });
         }
@@ -595,6 +641,25 @@ impl Work<'_> {
         Compiled { snapshot, connections, wanted: self.wanted, problems }
     }
 
+    /// Shows a router of our own.
+    fn report_internal(&mut self, name: &Name, router: Router) {
+        let links = router.entrypoints.clone();
+        self.report.routers.insert(name.clone(), Reported { links, ..Reported::new(router) });
+    }
+
+    /// What the dashboard's router has in Traefik; here the dashboard does it itself.
+    fn report_dashboard(&mut self, base: &str) {
+        let redirect = MiddlewareKind::RedirectRegex {
+            regex: format!(r"^(http:\/\/(\[[\w:.]+\]|[\w\._-]+)(:\d+)?)\{base}/$"),
+            replacement: format!("${{1}}{base}/dashboard/"),
+            permanent: true,
+        };
+        let strip = MiddlewareKind::StripPrefix { prefixes: vec![format!("{base}/dashboard/"), format!("{base}/dashboard")] };
+        for (name, kind) in [(DASHBOARD_REDIRECT, redirect), (DASHBOARD_STRIP, strip)] {
+            self.report.middlewares.insert(Name::new(name, INTERNAL), Reported::new(declared(kind)));
+        }
+    }
+
     fn report_services(&mut self) {
         let of_service = |router: &Router| vec![router.service.clone()];
         let (users, tcp_users) =
@@ -605,8 +670,12 @@ impl Work<'_> {
                 let errors: Vec<String> =
                     self.services.get(&name).and_then(|target| target.as_ref().err().cloned()).into_iter().collect();
                 let links = users.get(&name).cloned().unwrap_or_default();
+                let mut definition = declared.clone();
+                if let ServiceKind::LoadBalancer(LoadBalancer { servers_transport: Some(transport), .. }) = &mut definition.kind {
+                    *transport = Name::resolve(transport, provider).to_string();
+                }
                 let reported =
-                    Reported { definition: Some(declared.clone()), status: status(!errors.is_empty(), &errors), errors, links };
+                    Reported { definition: Some(definition), status: status(!errors.is_empty(), &errors), errors, links };
                 self.report.services.insert(name, reported);
             }
             for (name, declared) in &provided.definitions.tcp_services {
@@ -615,6 +684,9 @@ impl Work<'_> {
                 self.report.tcp_services.insert(name, Reported { links, ..Reported::new(declared.clone()) });
             }
         }
+        for (name, links) in users.into_iter().filter(|(name, _)| name.provider() == INTERNAL) {
+            self.report.services.insert(name, Reported { links, ..Reported::internal() });
+        }
     }
 
     fn report_middlewares(&mut self) {
@@ -622,13 +694,23 @@ impl Work<'_> {
         for (provider, provided) in self.input.provided {
             for (name, declared) in &provided.definitions.middlewares {
                 let name = Name::new(name.as_str(), Arc::clone(provider));
-                let errors: Vec<String> =
+                let mut errors: Vec<String> =
                     self.middlewares.get(&name).and_then(|compiled| compiled.as_ref().err().cloned()).into_iter().collect();
+                if let MiddlewareKind::Chain { middlewares } = &declared.kind {
+                    errors.extend(self.flatten(middlewares, provider, 0).err());
+                }
                 let links = users.get(&name).cloned().unwrap_or_default();
+                let mut definition = declared.clone();
+                if let MiddlewareKind::Chain { middlewares } = &mut definition.kind {
+                    middlewares.iter_mut().for_each(|inner| *inner = Name::resolve(inner, provider).to_string());
+                }
                 let reported =
-                    Reported { definition: Some(declared.clone()), status: status(!errors.is_empty(), &errors), errors, links };
+                    Reported { definition: Some(definition), status: status(!errors.is_empty(), &errors), errors, links };
                 self.report.middlewares.insert(name, reported);
             }
+        }
+        for (name, reported) in self.report.middlewares.iter_mut().filter(|(name, _)| name.provider() == INTERNAL) {
+            reported.links = users.get(name).cloned().unwrap_or_default();
         }
     }
 }
@@ -643,7 +725,40 @@ fn users<R>(routers: &BTreeMap<Name, Reported<R>>, uses: impl Fn(&R) -> Vec<Stri
             users.entry(used).or_default().push(name.to_string());
         }
     }
+    users.values_mut().for_each(|users| users.sort());
     users
+}
+
+/// The priority that a router has: the length of its rule unless it says one. Also of a rule that cannot be read.
+pub(super) fn priority_in_effect(declared: i64, rule: &str) -> i64 {
+    match rule::parse(rule) {
+        _ if declared != 0 => declared,
+        Ok(tree) => tree.default_priority(),
+        Err(_) => i64::try_from(rule.len()).unwrap_or(i64::MAX),
+    }
+}
+
+/// What an entrypoint's TLS means for its routers.
+fn of_entrypoint(tls: &EntrypointTls) -> RouterTls {
+    RouterTls { options: tls.options.clone(), resolver: tls.resolver.clone(), domains: tls.domains.clone(), passthrough: false }
+}
+
+fn declared(kind: MiddlewareKind) -> crate::config::dynamic::Middleware {
+    crate::config::dynamic::Middleware { kind, at: At::default() }
+}
+
+/// One of our own routers as the API shows it.
+fn internal_router(entrypoint: &str, service: &str, rule: &str, priority: i64, middlewares: Vec<String>) -> Router {
+    Router {
+        entrypoints: vec![entrypoint.to_owned()],
+        rule: rule.to_owned(),
+        service: format!("{service}@{INTERNAL}"),
+        middlewares,
+        priority,
+        access_logs: true,
+        metrics: true,
+        ..Router::default()
+    }
 }
 
 pub(super) fn status(is_disabled: bool, errors: &[String]) -> Status {
