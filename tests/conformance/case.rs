@@ -104,7 +104,16 @@ impl Case {
 
     /// The request's headers as pairs.
     pub fn header_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers.iter().map(|line| line.split_once(':').expect("a header has a colon")).map(|(name, value)| (name, value.trim()))
+        self.headers
+            .iter()
+            .map(|line| line.split_once(':').expect("a header has a colon"))
+            .map(|(name, value)| (name, value.trim()))
+    }
+
+    /// Whether the client says which encodings it takes.
+    pub fn accepts_an_encoding(&self) -> bool {
+        let said = self.headers.iter().chain(&self.raw);
+        said.map(|text| text.to_ascii_lowercase()).any(|text| text.contains("accept-encoding"))
     }
 
     /// Head and body of the servers' answer.

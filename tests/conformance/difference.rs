@@ -59,7 +59,7 @@ pub struct Known {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    /// In which cases, and where in each of them.
+    /// In which cases, and where in each of them; a `*` stands for any text.
     #[serde(rename = "in")]
     places: BTreeMap<String, Vec<String>>,
     /// Why that is right.
@@ -84,17 +84,23 @@ impl Known {
 
     /// Whether a difference is known; notes that it was needed.
     pub fn excuses(&mut self, case: &str, place: &str) -> bool {
-        let names = |entry: &Entry| entry.places.get(case).is_some_and(|places| places.iter().any(|known| known == place));
-        let Some(index) = self.entries.iter().position(names) else { return false };
-        self.used.insert((index, case.to_owned(), place.to_owned()));
-        true
+        let mut is_known = false;
+        for (index, entry) in self.entries.iter().enumerate() {
+            for (cases, places) in entry.places.iter().filter(|(cases, _)| stands_for(cases, case)) {
+                for known in places.iter().filter(|known| stands_for(known, place)) {
+                    self.used.insert((index, cases.clone(), known.clone()));
+                    is_known = true;
+                }
+            }
+        }
+        is_known
     }
 
     /// What was not needed in the cases that ran.
-    pub fn unused(&self, has_run: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+    pub fn unused(&self, ran: &[&str]) -> Vec<(String, String)> {
         let mut unused = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
-            for (case, places) in entry.places.iter().filter(|(case, _)| has_run(case)) {
+            for (case, places) in entry.places.iter().filter(|(case, _)| ran.iter().any(|ran| stands_for(case, ran))) {
                 for place in places.iter().filter(|place| !self.used.contains(&(index, case.clone(), (*place).clone()))) {
                     unused.push((case.clone(), place.clone()));
                 }
@@ -104,11 +110,18 @@ impl Known {
     }
 
     /// Each entry has a reason, and names cases that there are.
-    pub fn check(&self, exists: impl Fn(&str) -> bool) {
+    pub fn check(&self, names: &[&str]) {
         for entry in &self.entries {
             assert!(entry.reason.split_whitespace().count() >= 5, "a reason is a sentence: {entry:?}");
             assert!(!entry.places.is_empty() && entry.places.values().all(|places| !places.is_empty()), "nowhere: {entry:?}");
-            assert!(entry.places.keys().all(|case| exists(case)), "no such case: {entry:?}");
+            assert!(entry.places.keys().all(|case| names.iter().any(|name| stands_for(case, name))), "no such case: {entry:?}");
         }
     }
+}
+
+/// Whether a text with stars stands for another.
+fn stands_for(pattern: &str, text: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == text };
+    let Some(rest) = text.strip_prefix(before) else { return false };
+    rest.char_indices().map(|(at, _)| &rest[at..]).chain([""]).any(|rest| stands_for(after, rest))
 }

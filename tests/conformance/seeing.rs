@@ -21,7 +21,8 @@ pub async fn add_log_lines(site: &Site, observed: &mut BTreeMap<String, [Value; 
         pause.tick().await;
         let logs = [log(&site.traefik), log(&site.tidegate)];
         // Lines come shortly after the answers.
-        let count = |log: &BTreeMap<String, Vec<Value>>| log.iter().map(|(case, lines)| (case.clone(), lines.len())).collect::<Vec<_>>();
+        let count =
+            |log: &BTreeMap<String, Vec<Value>>| log.iter().map(|(case, lines)| (case.clone(), lines.len())).collect::<Vec<_>>();
         if count(&logs[0]) == count(&logs[1]) || clock::now() > deadline {
             break logs;
         }
@@ -73,7 +74,9 @@ async fn metrics_of(proxy: &Proxy) -> Value {
     let mut found = Map::new();
     for line in text.lines() {
         let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
-        if let Some((name, text)) = described.and_then(|line| line.split_once(' ')).filter(|(name, _)| name.starts_with("traefik_")) {
+        if let Some((name, text)) =
+            described.and_then(|line| line.split_once(' ')).filter(|(name, _)| name.starts_with("traefik_"))
+        {
             found.insert(format!("{} {name}", &line[2..6]), text.into());
         } else if line.starts_with("traefik_") {
             let (series, value) = line.rsplit_once(' ').expect("a value");

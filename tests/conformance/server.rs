@@ -100,7 +100,7 @@ impl Scene {
 
     fn note(&self, server: &str, line: &str, mut fields: Vec<(String, String)>, body: &Body, case: &Case) {
         // Go's client asks for gzip when nobody asked for anything, and unpacks it again.
-        let asked = case.raw.is_some() || case.header_pairs().any(|(name, _)| name.eq_ignore_ascii_case("accept-encoding"));
+        let asked = case.accepts_an_encoding();
         if !asked && !case.own_accept_encoding {
             fields.retain(|(name, _)| name != "accept-encoding");
         }

@@ -22,6 +22,8 @@ const START_TRIES: usize = 3;
 
 /// Everything that runs.
 pub struct Site {
+    /// Where everything of this run is.
+    pub folder: PathBuf,
     pub servers: Servers,
     pub traefik: Proxy,
     pub tidegate: Proxy,
@@ -54,7 +56,8 @@ impl Site {
         let _ = std::fs::remove_dir_all(&folder);
         let servers = Servers::start().await;
         let (consul, consul_port) = start_consul().await;
-        let mut texts: BTreeMap<String, String> = servers.ports().map(|(name, port)| (name.to_owned(), port.to_string())).collect();
+        let mut texts: BTreeMap<String, String> =
+            servers.ports().map(|(name, port)| (name.to_owned(), port.to_string())).collect();
         texts.insert("consul".to_owned(), consul_port.to_string());
         register_all(consul_port, &texts).await;
         let tidegate = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
@@ -62,7 +65,7 @@ impl Site {
         let certificates = certificates();
         let traefik = Proxy::start(&traefik, &folder.join("traefik"), &texts, &certificates).await;
         let tidegate = Proxy::start(&tidegate, &folder.join("tidegate"), &texts, &certificates).await;
-        Self { servers, traefik, tidegate, _consul: consul }
+        Self { folder, servers, traefik, tidegate, _consul: consul }
     }
 }
 
@@ -72,7 +75,9 @@ impl Proxy {
         for (name, text) in certificates {
             std::fs::write(folder.join(name), text).unwrap();
         }
-        for tries in 1.. {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let ports: BTreeMap<&str, u16> = ENTRYPOINTS.into_iter().zip(free_ports::<{ ENTRYPOINTS.len() }>()).collect();
             let mut texts = texts.clone();
             texts.extend(ports.iter().map(|(name, port)| ((*name).to_owned(), port.to_string())));
@@ -91,7 +96,6 @@ impl Proxy {
             let output = std::fs::read_to_string(folder.join("output.log")).unwrap();
             assert!(tries < START_TRIES, "{} does not come up:\n{output}", program.display());
         }
-        unreachable!("the loop returns or fails")
     }
 
     /// Waits for routes of both providers; false when the process ended.
@@ -130,7 +134,13 @@ impl Proxy {
             if said.contains(&condition.says) {
                 return;
             }
-            assert!(clock::now() < deadline, "{} of {} never says {}: {said}", condition.api, self.folder.display(), condition.says);
+            assert!(
+                clock::now() < deadline,
+                "{} of {} never says {}: {said}",
+                condition.api,
+                self.folder.display(),
+                condition.says
+            );
         }
     }
 
@@ -148,6 +158,9 @@ impl Proxy {
 
     fn name_ports(&self, mut text: String) -> String {
         for (name, port) in &self.ports {
+            if text == port.to_string() {
+                return format!("({name})");
+            }
             let port = format!(":{port}");
             if text.contains(&port) {
                 text = text.replace(&port, &format!(":({name})"));
@@ -217,7 +230,8 @@ async fn register_all(consul: u16, texts: &BTreeMap<String, String>) {
         if let Some(status) = instance.check {
             body["Checks"] = json!([{ "TTL": "1h", "Status": status }]);
         }
-        let put = http.put(format!("http://127.0.0.1:{consul}/v1/agent/service/register")).body(body.to_string()).send().await.unwrap();
+        let put =
+            http.put(format!("http://127.0.0.1:{consul}/v1/agent/service/register")).body(body.to_string()).send().await.unwrap();
         assert_eq!(put.status(), 200, "{}", put.text().await.unwrap());
     }
 }
@@ -234,7 +248,11 @@ fn fill(text: &str, texts: &BTreeMap<String, String>) -> String {
 /// The certificates that `site/dynamic.yaml` names, and their keys, by file name.
 fn certificates() -> Vec<(String, String)> {
     let mut files = Vec::new();
-    for (file, names) in [("exact", vec!["cert.test"]), ("wild", vec!["*.wild.test"]), ("both", vec!["both.test", "deep.wild.test"])] {
+    for (file, names) in [
+        ("exact", vec!["cert.test"]),
+        ("wild", vec!["*.wild.test"]),
+        ("both", vec!["both.test", "deep.wild.test", "modern.test", "old.test"]),
+    ] {
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let mut params = rcgen::CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();

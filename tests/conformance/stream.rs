@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::{Value, json};
@@ -20,7 +21,8 @@ pub async fn connect(port: u16, sni: Option<&str>, alpn: &[String]) -> Result<(B
     tcp.set_nodelay(true).unwrap();
     let Some(sni) = sni else { return Ok((Box::new(tcp), Value::Null)) };
     let verifier = Arc::new(Anybody);
-    let mut config = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider())).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.clone().into_bytes()).collect();
     config.enable_sni = !sni.is_empty();
     let name = ServerName::try_from(if sni.is_empty() { "none.test".to_owned() } else { sni.to_owned() }).unwrap();
@@ -45,16 +47,23 @@ fn describe(certificate: &CertificateDer<'_>) -> Value {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).expect("a certificate");
     let names = parsed.subject_alternative_name().ok().flatten();
     let names = names.iter().flat_map(|names| &names.value.general_names).map(ToString::to_string);
-    let names: Vec<String> =
-        names.map(|name| if name.contains(".traefik.default") { "DNSName(*.*.traefik.default)".to_owned() } else { name }).collect();
+    let names: Vec<String> = names
+        .map(|name| if name.contains(".traefik.default") { "DNSName(*.*.traefik.default)".to_owned() } else { name })
+        .collect();
     let validity = parsed.validity();
     json!({
         "subject": parsed.subject().to_string(),
         "issuer": parsed.issuer().to_string(),
         "names": names,
         "days": (validity.not_after.timestamp() - validity.not_before.timestamp()) / 86400,
-        "key": format!("{:?}", parsed.public_key().parsed().map(|key| key.key_size())),
     })
+}
+
+/// Cryptography, with the cipher suites in the order of browsers: the client's order decides.
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("AES_128"));
+    provider
 }
 
 /// Takes every certificate: which one comes is what is asked.
