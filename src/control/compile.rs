@@ -9,7 +9,7 @@ use super::connections::{Connections, declared_options};
 use super::registry::Registry;
 use crate::acme::schedule::WantedCertificate;
 use crate::config::dynamic::{Definitions, Domain, Kind, LoadBalancer, MiddlewareKind, Provided, Router, RouterTls, ServiceKind};
-use crate::config::install::{EntrypointTls, Install, Redirection, ServersTransport};
+use crate::config::install::{EntrypointTls, Install, ServersTransport};
 use crate::config::problem::{At, Problem, Problems, nearest};
 use crate::middleware::{self, Chain, Compiled as CompiledMiddleware, Middleware};
 use crate::names::Name;
@@ -25,17 +25,8 @@ use crate::tls::options::{CompiledOptions, DEFAULT_OPTIONS, TlsConfigs};
 
 /// The provider of what we make ourselves.
 pub const INTERNAL: &str = "internal";
-/// What answers challenges.
-const ACME_HTTP: &str = "acme-http";
-/// The rule of what an entrypoint redirects.
-const ANY_HOST: &str = "HostRegexp(`^.+$`)";
-/// Traefik's middlewares in front of the dashboard.
-const DASHBOARD_REDIRECT: &str = "dashboard_redirect";
-const DASHBOARD_STRIP: &str = "dashboard_stripprefix";
 /// Chains and weighted services deeper than this are taken for recursion.
 const DEPTH_MAX: usize = 16;
-/// Go's MaxInt, the priority of routers that nobody may beat.
-const PRIORITY_TOP: i64 = i64::MAX;
 
 /// What a compilation works on.
 #[derive(Debug)]
@@ -88,16 +79,16 @@ pub fn compile(input: &Input<'_>, registry: &mut Registry, tls: &mut TlsConfigs)
 
 /// The state of one compilation.
 pub(super) struct Work<'a> {
-    input: &'a Input<'a>,
+    pub(super) input: &'a Input<'a>,
     middlewares: BTreeMap<Name, Result<Arc<Middleware>, String>>,
     services: BTreeMap<Name, Result<Target, String>>,
     tcp_services: BTreeMap<Name, Arc<Service>>,
-    plain: Vec<Vec<Entry<Arc<Route>>>>,
+    pub(super) plain: Vec<Vec<Entry<Arc<Route>>>>,
     secure: Vec<Vec<Entry<Arc<Route>>>>,
     pub(super) connections: Vec<Connections>,
     wanted: BTreeSet<WantedCertificate>,
     pub(super) report: Report,
-    problems: Problems,
+    pub(super) problems: Problems,
     live: BTreeMap<Name, Arc<Service>>,
 }
 
@@ -515,93 +506,8 @@ impl Work<'_> {
     }
 }
 
-/// What we add ourselves, and the end.
+/// The end.
 impl Work<'_> {
-    /// `http.redirections.entryPoint`: everything that is not asked for with a higher priority goes to another entrypoint.
-    fn add_redirections(&mut self) {
-        for entrypoint in self.input.entrypoints {
-            let Some(redirection) = &entrypoint.settings.redirection else { continue };
-            let name = Name::new(format!("{}-to-{}", entrypoint.name, redirection.to.trim_start_matches(':')), INTERNAL);
-            let kind = MiddlewareKind::RedirectScheme {
-                scheme: redirection.scheme.clone(),
-                port: self.redirection_port(redirection),
-                permanent: redirection.permanent,
-            };
-            let compiled = middleware::compile(&kind, &|path| std::fs::read_to_string(path)).map_err(|error| error.to_string());
-            let rule = rule::parse(ANY_HOST).and_then(|tree| rule::http::compile(&tree)).map_err(|error| error.to_string());
-            match (rule, compiled) {
-                (Ok(matcher), Ok(CompiledMiddleware::Single(middleware))) => {
-                    let value = internal_route(&name, vec![Arc::new(middleware)], Target::Nobody);
-                    let redirects = format!("redirect-{}@{INTERNAL}", name.name());
-                    self.report.middlewares.insert(Name::resolve(&redirects, INTERNAL), Reported::new(declared(kind)));
-                    let router = internal_router(&entrypoint.name, "noop", ANY_HOST, redirection.priority, vec![redirects]);
-                    self.report_internal(&name, router);
-                    self.plain[entrypoint.index].push(Entry { matcher, priority: redirection.priority, name, value });
-                }
-                (Ok(_), Ok(CompiledMiddleware::Chain(_))) => {}
-                (Err(reason), _) | (_, Err(reason)) => {
-                    let text = format!("redirection of `{}`: {reason}", entrypoint.name);
-                    self.problems.push(Problem { at: None, ..Problem::error(&At::default(), text) });
-                }
-            }
-        }
-    }
-
-    /// The port of the entrypoint that a redirection leads to, or the port it names.
-    fn redirection_port(&self, redirection: &Redirection) -> Option<String> {
-        let target = self.input.entrypoints.iter().find(|entrypoint| entrypoint.name.eq_ignore_ascii_case(&redirection.to));
-        let address = target.map_or(redirection.to.as_str(), |entrypoint| entrypoint.settings.address.as_str());
-        address.rsplit_once(':').map(|(_, port)| port.to_owned())
-    }
-
-    /// Ping, API, dashboard and metrics on the entrypoints that the install configuration gives them.
-    fn add_internal_routes(&mut self) {
-        let install = self.input.install;
-        if let Some(ping) = install.ping.as_ref().filter(|ping| !ping.manual_routing) {
-            self.add_internal(&ping.entrypoint, "ping", "PathPrefix(`/ping`)", PRIORITY_TOP, Internal::Ping);
-        }
-        if let Some(prometheus) = install.prometheus.as_ref().filter(|prometheus| !prometheus.manual_routing) {
-            self.add_internal(&prometheus.entrypoint, "prometheus", "PathPrefix(`/metrics`)", PRIORITY_TOP, Internal::Prometheus);
-        }
-        let challenged: BTreeSet<&String> =
-            install.resolvers.values().filter_map(|acme| acme.http_challenge_entrypoint.as_ref()).collect();
-        if let Some(first) = challenged.first() {
-            // Only shown: challenges are answered before any route is looked for.
-            let rule = "PathPrefix(`/.well-known/acme-challenge/`)";
-            let mut router = internal_router(first, ACME_HTTP, rule, PRIORITY_TOP, Vec::new());
-            router.entrypoints = challenged.into_iter().cloned().collect();
-            self.report_internal(&Name::new(ACME_HTTP, INTERNAL), router);
-        }
-        if let Some(api) = install.api.as_ref().filter(|api| api.insecure) {
-            let base = api.base_path.trim_end_matches('/');
-            self.add_internal("traefik", "api", &format!("PathPrefix(`{base}/api`)"), PRIORITY_TOP - 1, Internal::Api);
-            if api.dashboard {
-                self.report_dashboard(base);
-                self.add_internal("traefik", "dashboard", "PathPrefix(`/`)", PRIORITY_TOP - 2, Internal::Dashboard);
-            }
-        }
-    }
-
-    fn add_internal(&mut self, entrypoint: &str, name: &str, rule: &str, priority: i64, internal: Internal) {
-        let found = self.input.entrypoints.iter().find(|candidate| candidate.name.eq_ignore_ascii_case(entrypoint));
-        let Some(found) = found else {
-            let text = format!("entryPoint \"{entrypoint}\" doesn't exist, so `{name}@internal` is served nowhere");
-            self.problems.push(Problem { at: None, ..Problem::warning(&At::default(), text) });
-            return;
-        };
-        if let Ok(matcher) = rule::parse(rule).and_then(|tree| rule::http::compile(&tree)) {
-            let middlewares = match internal {
-                Internal::Dashboard => vec![format!("{DASHBOARD_REDIRECT}@{INTERNAL}"), format!("{DASHBOARD_STRIP}@{INTERNAL}")],
-                Internal::Ping | Internal::Api | Internal::Prometheus => Vec::new(),
-            };
-            let router = internal_router(&found.name, name, rule, priority, middlewares);
-            let name = Name::new(name, INTERNAL);
-            self.report_internal(&name, router);
-            let value = internal_route(&name, Vec::new(), Target::Internal(internal));
-            self.plain[found.index].push(Entry { matcher, priority, name, value });
-        }
-    }
-
     /// Shows what providers refused among the objects, disabled, and lets nothing of it serve.
     fn refuse_declared(&mut self) {
         for (provider, provided) in self.input.provided {
@@ -639,25 +545,6 @@ impl Work<'_> {
             report: self.report,
         };
         Compiled { snapshot, connections, wanted: self.wanted, problems }
-    }
-
-    /// Shows a router of our own.
-    fn report_internal(&mut self, name: &Name, router: Router) {
-        let links = router.entrypoints.clone();
-        self.report.routers.insert(name.clone(), Reported { links, ..Reported::new(router) });
-    }
-
-    /// What the dashboard's router has in Traefik; here the dashboard does it itself.
-    fn report_dashboard(&mut self, base: &str) {
-        let redirect = MiddlewareKind::RedirectRegex {
-            regex: format!(r"^(http:\/\/(\[[\w:.]+\]|[\w\._-]+)(:\d+)?)\{base}/$"),
-            replacement: format!("${{1}}{base}/dashboard/"),
-            permanent: true,
-        };
-        let strip = MiddlewareKind::StripPrefix { prefixes: vec![format!("{base}/dashboard/"), format!("{base}/dashboard")] };
-        for (name, kind) in [(DASHBOARD_REDIRECT, redirect), (DASHBOARD_STRIP, strip)] {
-            self.report.middlewares.insert(Name::new(name, INTERNAL), Reported::new(declared(kind)));
-        }
     }
 
     fn report_services(&mut self) {
@@ -743,39 +630,10 @@ fn of_entrypoint(tls: &EntrypointTls) -> RouterTls {
     RouterTls { options: tls.options.clone(), resolver: tls.resolver.clone(), domains: tls.domains.clone(), passthrough: false }
 }
 
-fn declared(kind: MiddlewareKind) -> crate::config::dynamic::Middleware {
-    crate::config::dynamic::Middleware { kind, at: At::default() }
-}
-
-/// One of our own routers as the API shows it.
-fn internal_router(entrypoint: &str, service: &str, rule: &str, priority: i64, middlewares: Vec<String>) -> Router {
-    Router {
-        entrypoints: vec![entrypoint.to_owned()],
-        rule: rule.to_owned(),
-        service: format!("{service}@{INTERNAL}"),
-        middlewares,
-        priority,
-        access_logs: true,
-        metrics: true,
-        ..Router::default()
-    }
-}
-
 pub(super) fn status(is_disabled: bool, errors: &[String]) -> Status {
     match (is_disabled, errors.is_empty()) {
         (true, _) => Status::Disabled,
         (false, false) => Status::Warning,
         (false, true) => Status::Enabled,
     }
-}
-
-fn internal_route(name: &Name, middlewares: Vec<Arc<Middleware>>, target: Target) -> Arc<Route> {
-    Arc::new(Route {
-        name: name.clone(),
-        label: name.to_string().into(),
-        chain: Chain::new(middlewares),
-        target,
-        access_logs: true,
-        metrics: None,
-    })
 }

@@ -96,14 +96,13 @@ impl Known {
         is_known
     }
 
-    /// What was not needed in the cases that ran.
-    pub fn unused(&self, ran: &[&str]) -> Vec<(String, String)> {
+    /// What was not needed, when all cases have run.
+    pub fn unused(&self) -> Vec<(&str, &str)> {
         let mut unused = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
-            for (case, places) in entry.places.iter().filter(|(case, _)| ran.iter().any(|ran| stands_for(case, ran))) {
-                for place in places.iter().filter(|place| !self.used.contains(&(index, case.clone(), (*place).clone()))) {
-                    unused.push((case.clone(), place.clone()));
-                }
+            for (case, places) in &entry.places {
+                let is_used = |place: &String| self.used.contains(&(index, case.clone(), place.clone()));
+                unused.extend(places.iter().filter(|place| !is_used(place)).map(|place| (case.as_str(), place.as_str())));
             }
         }
         unused
