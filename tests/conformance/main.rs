@@ -31,7 +31,7 @@ use site::{Proxy, Site};
 
 /// How long anything may take that must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The issue of more cases than this is the point of the suite.
+/// Fewer cases than this would not tell enough.
 const CASES_MIN: usize = 60;
 /// More differences than this are no longer exceptions.
 const DIFFERENCES_MAX: usize = 10;
