@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::json::{object, span};
+use super::json::{add, object, span};
 use super::router::domains;
 use crate::config::install::{Entrypoint, EntrypointTls, Redirection, Transport, Trust};
 
@@ -20,9 +20,12 @@ pub(super) fn entrypoint(name: &str, settings: &Entrypoint) -> Map<String, Value
     let mut http = object([
         ("redirections", settings.redirection.as_ref().map_or(Value::Null, redirection)),
         ("middlewares", json!(settings.middlewares)),
-        ("tls", settings.tls.as_ref().map_or(Value::Null, |tls| json!(entrypoint_tls(tls)))),
-        ("encodeQuerySemicolons", json!(settings.encode_query_semicolons)),
     ]);
+    if let Some(tls) = &settings.tls {
+        // Shown also when it says nothing.
+        http.insert("tls".to_owned(), json!(entrypoint_tls(tls)));
+    }
+    add(&mut http, [("encodeQuerySemicolons", json!(settings.encode_query_semicolons))]);
     http.insert("sanitizePath".to_owned(), json!(settings.sanitize_path));
     http.insert("maxHeaderBytes".to_owned(), json!(settings.head_bytes_max));
     out.insert("http".to_owned(), json!(http));

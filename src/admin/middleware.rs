@@ -45,7 +45,7 @@ fn complete<D>(mut out: Map<String, Value>, name: &Name, reported: &Reported<D>,
 
 fn options(kind: &MiddlewareKind) -> (&'static str, Map<String, Value>) {
     match kind {
-        MiddlewareKind::RedirectScheme { scheme, port, permanent, force_permanent: _ } => {
+        MiddlewareKind::RedirectScheme { scheme, port, permanent } => {
             ("redirectScheme", object([("scheme", json!(scheme)), ("port", json!(port)), ("permanent", json!(permanent))]))
         }
         MiddlewareKind::RedirectRegex { regex, replacement, permanent } => (

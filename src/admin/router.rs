@@ -40,6 +40,9 @@ pub(super) fn tcp(reported: &Reported<TcpRouter>) -> Map<String, Value> {
         let tcp_tls = |router_tls: &RouterTls| {
             let mut out = Map::from_iter([("passthrough".to_owned(), json!(router_tls.passthrough))]);
             out.extend(tls(router_tls));
+            if router_tls.options.is_none() {
+                out.remove("options");
+            }
             json!(out)
         };
         add(

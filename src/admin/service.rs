@@ -65,8 +65,10 @@ fn complete<D>(
 }
 
 fn load_balancer(balancer: &LoadBalancer, servers: &[ServerView]) -> Map<String, Value> {
+    // Traefik shows what was declared: whoever gives one server a weight gives all of them one.
+    let are_weighed = servers.iter().any(|server| server.weight != 1);
     let server = |server: &ServerView| {
-        let weight = if server.weight == 1 { Value::Null } else { json!(server.weight) };
+        let weight = if are_weighed { json!(server.weight) } else { Value::Null };
         let mut out = object([("url", json!(server.url))]);
         if !weight.is_null() {
             // 0 is a weight that was declared, and so is shown.

@@ -59,7 +59,7 @@ fn report() -> Report {
     report.routers.insert(Name::new("api", "internal"), Reported::new(internal));
 
     let at = crate::config::problem::At::default();
-    let kind = MiddlewareKind::RedirectScheme { scheme: "https".to_owned(), port: None, permanent: true, force_permanent: false };
+    let kind = MiddlewareKind::RedirectScheme { scheme: "https".to_owned(), port: None, permanent: true };
     let mut redirect = Reported::new(Middleware { kind, at: at.clone() });
     redirect.link("any@file");
     let users = texts(&["u:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/"]);

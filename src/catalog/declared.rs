@@ -49,6 +49,14 @@ pub(super) fn read(instance: &Instance, settings: &TranslateSettings) -> Declare
     if !labels.enable.unwrap_or(settings.exposed_by_default) || !fits {
         return declared;
     }
+    // Without `exposedByDefault` Traefik asks Consul for this very tag; Consul does not heed its case.
+    let wanted = format!("{}.enable=true", settings.prefix);
+    if !settings.exposed_by_default && !instance.tags.iter().any(|tag| tag.eq_ignore_ascii_case(&wanted)) {
+        let message = format!("is not enough for Traefik, which looks for the tag `{wanted}`; the instance is left out");
+        let at = At::whole(format!("tag `{}.enable`", settings.prefix));
+        declared.problems.push(Problem::warning(&at, message).hint(format!("write `{wanted}`")));
+        return declared;
+    }
     if labels.is_connect {
         let message = "Consul Connect is not supported yet, the instance is left out";
         declared.problems.push(Problem::error(&At::whole(format!("tag `{}.consulcatalog.connect`", settings.prefix)), message));

@@ -503,6 +503,18 @@ fn enable_false_on_a_canary_takes_out_the_canary_only() {
     scene.serves(&["r: Host(`a`) -> web"]).servers("web", &["a"]).says(&[]);
 }
 
+/// Traefik asks Consul for the tag, and Consul compares texts.
+#[test]
+fn what_enables_is_looked_for_as_a_text() {
+    let enabled_by = |tag: &str| {
+        let mut scene = Scene::new(|consul, _| consul.exposed_by_default = false);
+        scene.now(&[instance("web", "a", &[tag])]);
+        scene.seen.endpoints.http.contains_key("web")
+    };
+    assert!(enabled_by("traefik.enable=true") && enabled_by("traefik.ENABLE=TRUE"));
+    assert!(!enabled_by("traefik.enable=T") && !enabled_by("traefik.enable=1"));
+}
+
 #[test]
 fn changed_tags_of_the_only_instance_count_at_once() {
     let mut scene = Scene::plain();

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::connections::{Connections, declared_options};
 use super::registry::Registry;
 use crate::acme::schedule::WantedCertificate;
-use crate::config::dynamic::{Definitions, Domain, Kind, MiddlewareKind, Provided, Router, RouterTls, ServiceKind};
-use crate::config::install::{Install, Redirection, ServersTransport};
+use crate::config::dynamic::{Definitions, Domain, Kind, LoadBalancer, MiddlewareKind, Provided, Router, RouterTls, ServiceKind};
+use crate::config::install::{EntrypointTls, Install, ServersTransport};
 use crate::config::problem::{At, Problem, Problems, nearest};
 use crate::middleware::{self, Chain, Compiled as CompiledMiddleware, Middleware};
 use crate::names::Name;
@@ -27,8 +27,6 @@ use crate::tls::options::{CompiledOptions, DEFAULT_OPTIONS, TlsConfigs};
 pub const INTERNAL: &str = "internal";
 /// Chains and weighted services deeper than this are taken for recursion.
 const DEPTH_MAX: usize = 16;
-/// Go's MaxInt, the priority of routers that nobody may beat.
-const PRIORITY_TOP: i64 = i64::MAX;
 
 /// What a compilation works on.
 #[derive(Debug)]
@@ -81,16 +79,16 @@ pub fn compile(input: &Input<'_>, registry: &mut Registry, tls: &mut TlsConfigs)
 
 /// The state of one compilation.
 pub(super) struct Work<'a> {
-    input: &'a Input<'a>,
+    pub(super) input: &'a Input<'a>,
     middlewares: BTreeMap<Name, Result<Arc<Middleware>, String>>,
     services: BTreeMap<Name, Result<Target, String>>,
     tcp_services: BTreeMap<Name, Arc<Service>>,
-    plain: Vec<Vec<Entry<Arc<Route>>>>,
+    pub(super) plain: Vec<Vec<Entry<Arc<Route>>>>,
     secure: Vec<Vec<Entry<Arc<Route>>>>,
     pub(super) connections: Vec<Connections>,
     wanted: BTreeSet<WantedCertificate>,
     pub(super) report: Report,
-    problems: Problems,
+    pub(super) problems: Problems,
     live: BTreeMap<Name, Arc<Service>>,
 }
 
@@ -304,7 +302,29 @@ impl Work<'_> {
 
 /// Routers.
 impl Work<'_> {
+    /// Where an entrypoint has middlewares or TLS of its own, a router with several entrypoints becomes one of its own there,
+    /// named `ENTRYPOINT-ROUTER` as in Traefik.
     fn compile_router(&mut self, name: &Name, declared: &Router, options: &CompiledOptions) {
+        let (own, shared): (Vec<String>, Vec<String>) = match declared.entrypoints.as_slice() {
+            [] | [_] => (Vec::new(), declared.entrypoints.clone()),
+            several => several.iter().cloned().partition(|entrypoint| self.has_model(entrypoint)),
+        };
+        for entrypoint in &own {
+            let name = Name::new(format!("{entrypoint}-{}", name.name()), name.provider());
+            self.compile_one(&name, &Router { entrypoints: vec![entrypoint.clone()], ..declared.clone() }, options);
+        }
+        if own.is_empty() || !shared.is_empty() {
+            self.compile_one(name, &Router { entrypoints: shared, ..declared.clone() }, options);
+        }
+    }
+
+    fn has_model(&self, entrypoint: &str) -> bool {
+        let mut all = self.input.entrypoints.iter();
+        let found = all.find(|candidate| candidate.name.eq_ignore_ascii_case(entrypoint));
+        found.is_some_and(|found| !found.settings.middlewares.is_empty() || found.settings.tls.is_some())
+    }
+
+    fn compile_one(&mut self, name: &Name, declared: &Router, options: &CompiledOptions) {
         let mut errors = Vec::new();
         let entrypoints = self.entrypoints_of(&declared.entrypoints, &mut errors);
         let is_detached = entrypoints.is_empty();
@@ -321,22 +341,27 @@ impl Work<'_> {
         let is_disabled = is_detached || errors.len() > warnings;
         self.complain("router", name, &declared.at, &errors, is_disabled);
         let status = status(is_disabled, &errors);
-        let links = self.names_of(&declared.entrypoints);
-        let definition = Some(self.completed(name, declared, &links));
+        let (shown, links) = self.shown_entrypoints(&declared.entrypoints);
+        let definition = Some(self.completed(name, declared, shown, !is_detached));
         self.report.routers.insert(name.clone(), Reported { definition, status, errors, links });
     }
 
     /// A router as it is in effect: with the entrypoints it got, its priority, and every middleware by its full name.
-    fn completed(&self, name: &Name, declared: &Router, entrypoints: &[String]) -> Router {
+    fn completed(&self, name: &Name, declared: &Router, entrypoints: Vec<String>, is_attached: bool) -> Router {
         let full = |reference: &String| Name::resolve(reference, name.provider()).to_string();
-        let priority = match rule::parse(&declared.rule) {
-            Ok(tree) if declared.priority == 0 => tree.default_priority(),
-            _ => declared.priority,
+        let model = match entrypoints.as_slice() {
+            [only] => self.input.entrypoints.iter().find(|entrypoint| entrypoint.name.eq_ignore_ascii_case(only)),
+            _ => None,
         };
+        let before = model.iter().flat_map(|entrypoint| &entrypoint.settings.middlewares);
         Router {
-            entrypoints: entrypoints.to_vec(),
-            middlewares: declared.middlewares.iter().map(full).collect(),
-            priority,
+            middlewares: before.chain(&declared.middlewares).map(full).collect(),
+            priority: if is_attached { priority_in_effect(declared.priority, &declared.rule) } else { declared.priority },
+            tls: declared
+                .tls
+                .clone()
+                .or_else(|| model.and_then(|entrypoint| entrypoint.settings.tls.as_ref()).map(of_entrypoint)),
+            entrypoints,
             ..declared.clone()
         }
     }
@@ -368,13 +393,14 @@ impl Work<'_> {
         found
     }
 
-    pub(super) fn names_of(&self, named: &[String]) -> Vec<String> {
+    /// The entrypoints as the API shows them: those declared (the default ones, if none are), and sorted those that there are.
+    pub(super) fn shown_entrypoints(&self, named: &[String]) -> (Vec<String>, Vec<String>) {
         let indexes = self.entrypoints_of(named, &mut Vec::new());
-        indexes
-            .into_iter()
-            .filter_map(|index| self.input.entrypoints.get(index))
-            .map(|entrypoint| entrypoint.name.to_string())
-            .collect()
+        let found = indexes.into_iter().filter_map(|index| self.input.entrypoints.get(index));
+        let mut using: Vec<String> = found.map(|entrypoint| entrypoint.name.to_string()).collect();
+        let shown = if named.is_empty() { using.clone() } else { named.to_vec() };
+        using.sort();
+        (shown, using)
     }
 
     fn route_parts(
@@ -410,14 +436,7 @@ impl Work<'_> {
         let Some(entrypoint) = self.input.entrypoints.get(index) else { return Ok(()) };
         let mut middlewares = self.flatten(&entrypoint.settings.middlewares, name.provider(), 0)?;
         middlewares.extend(self.flatten(&declared.middlewares, name.provider(), 0)?);
-        let tls = declared.tls.clone().or_else(|| {
-            entrypoint.settings.tls.as_ref().map(|tls| RouterTls {
-                options: tls.options.clone(),
-                resolver: tls.resolver.clone(),
-                domains: tls.domains.clone(),
-                passthrough: false,
-            })
-        });
+        let tls = declared.tls.clone().or_else(|| entrypoint.settings.tls.as_ref().map(of_entrypoint));
         let route = Arc::new(Route {
             name: name.clone(),
             label: name.to_string().into(),
@@ -487,75 +506,8 @@ impl Work<'_> {
     }
 }
 
-/// What we add ourselves, and the end.
+/// The end.
 impl Work<'_> {
-    /// `http.redirections.entryPoint`: everything that is not asked for with a higher priority goes to another entrypoint.
-    fn add_redirections(&mut self) {
-        for entrypoint in self.input.entrypoints {
-            let Some(redirection) = &entrypoint.settings.redirection else { continue };
-            let name = Name::new(format!("{}-to-{}", entrypoint.name, redirection.to.trim_start_matches(':')), INTERNAL);
-            let kind = MiddlewareKind::RedirectScheme {
-                scheme: redirection.scheme.clone(),
-                port: self.redirection_port(redirection),
-                permanent: redirection.permanent,
-                force_permanent: false,
-            };
-            let compiled = middleware::compile(&kind, &|path| std::fs::read_to_string(path)).map_err(|error| error.to_string());
-            let rule =
-                rule::parse("HostRegexp(`^.+$`)").and_then(|tree| rule::http::compile(&tree)).map_err(|error| error.to_string());
-            match (rule, compiled) {
-                (Ok(matcher), Ok(CompiledMiddleware::Single(middleware))) => {
-                    let value = internal_route(&name, vec![Arc::new(middleware)], Target::Nobody);
-                    self.plain[entrypoint.index].push(Entry { matcher, priority: redirection.priority, name, value });
-                }
-                (Ok(_), Ok(CompiledMiddleware::Chain(_))) => {}
-                (Err(reason), _) | (_, Err(reason)) => {
-                    let text = format!("redirection of `{}`: {reason}", entrypoint.name);
-                    self.problems.push(Problem { at: None, ..Problem::error(&At::default(), text) });
-                }
-            }
-        }
-    }
-
-    /// The port of the entrypoint that a redirection leads to, or the port it names.
-    fn redirection_port(&self, redirection: &Redirection) -> Option<String> {
-        let target = self.input.entrypoints.iter().find(|entrypoint| entrypoint.name.eq_ignore_ascii_case(&redirection.to));
-        let address = target.map_or(redirection.to.as_str(), |entrypoint| entrypoint.settings.address.as_str());
-        address.rsplit_once(':').map(|(_, port)| port.to_owned())
-    }
-
-    /// Ping, API, dashboard and metrics on the entrypoints that the install configuration gives them.
-    fn add_internal_routes(&mut self) {
-        let install = self.input.install;
-        if let Some(ping) = install.ping.as_ref().filter(|ping| !ping.manual_routing) {
-            self.add_internal(&ping.entrypoint, "ping", "PathPrefix(`/ping`)", PRIORITY_TOP, Internal::Ping);
-        }
-        if let Some(prometheus) = install.prometheus.as_ref().filter(|prometheus| !prometheus.manual_routing) {
-            self.add_internal(&prometheus.entrypoint, "prometheus", "PathPrefix(`/metrics`)", PRIORITY_TOP, Internal::Prometheus);
-        }
-        if let Some(api) = install.api.as_ref().filter(|api| api.insecure) {
-            let base = api.base_path.trim_end_matches('/');
-            self.add_internal("traefik", "api", &format!("PathPrefix(`{base}/api`)"), PRIORITY_TOP - 1, Internal::Api);
-            if api.dashboard {
-                self.add_internal("traefik", "dashboard", "PathPrefix(`/`)", PRIORITY_TOP - 2, Internal::Dashboard);
-            }
-        }
-    }
-
-    fn add_internal(&mut self, entrypoint: &str, name: &str, rule: &str, priority: i64, internal: Internal) {
-        let found = self.input.entrypoints.iter().find(|candidate| candidate.name.eq_ignore_ascii_case(entrypoint));
-        let Some(found) = found else {
-            let text = format!("entryPoint \"{entrypoint}\" doesn't exist, so `{name}@internal` is served nowhere");
-            self.problems.push(Problem { at: None, ..Problem::warning(&At::default(), text) });
-            return;
-        };
-        if let Ok(matcher) = rule::parse(rule).and_then(|tree| rule::http::compile(&tree)) {
-            let name = Name::new(name, INTERNAL);
-            let value = internal_route(&name, Vec::new(), Target::Internal(internal));
-            self.plain[found.index].push(Entry { matcher, priority, name, value });
-        }
-    }
-
     /// Shows what providers refused among the objects, disabled, and lets nothing of it serve.
     fn refuse_declared(&mut self) {
         for (provider, provided) in self.input.provided {
@@ -605,8 +557,12 @@ impl Work<'_> {
                 let errors: Vec<String> =
                     self.services.get(&name).and_then(|target| target.as_ref().err().cloned()).into_iter().collect();
                 let links = users.get(&name).cloned().unwrap_or_default();
+                let mut definition = declared.clone();
+                if let ServiceKind::LoadBalancer(LoadBalancer { servers_transport: Some(transport), .. }) = &mut definition.kind {
+                    *transport = Name::resolve(transport, provider).to_string();
+                }
                 let reported =
-                    Reported { definition: Some(declared.clone()), status: status(!errors.is_empty(), &errors), errors, links };
+                    Reported { definition: Some(definition), status: status(!errors.is_empty(), &errors), errors, links };
                 self.report.services.insert(name, reported);
             }
             for (name, declared) in &provided.definitions.tcp_services {
@@ -615,6 +571,9 @@ impl Work<'_> {
                 self.report.tcp_services.insert(name, Reported { links, ..Reported::new(declared.clone()) });
             }
         }
+        for (name, links) in users.into_iter().filter(|(name, _)| name.provider() == INTERNAL) {
+            self.report.services.insert(name, Reported { links, ..Reported::internal() });
+        }
     }
 
     fn report_middlewares(&mut self) {
@@ -622,13 +581,23 @@ impl Work<'_> {
         for (provider, provided) in self.input.provided {
             for (name, declared) in &provided.definitions.middlewares {
                 let name = Name::new(name.as_str(), Arc::clone(provider));
-                let errors: Vec<String> =
+                let mut errors: Vec<String> =
                     self.middlewares.get(&name).and_then(|compiled| compiled.as_ref().err().cloned()).into_iter().collect();
+                if let MiddlewareKind::Chain { middlewares } = &declared.kind {
+                    errors.extend(self.flatten(middlewares, provider, 0).err());
+                }
                 let links = users.get(&name).cloned().unwrap_or_default();
+                let mut definition = declared.clone();
+                if let MiddlewareKind::Chain { middlewares } = &mut definition.kind {
+                    middlewares.iter_mut().for_each(|inner| *inner = Name::resolve(inner, provider).to_string());
+                }
                 let reported =
-                    Reported { definition: Some(declared.clone()), status: status(!errors.is_empty(), &errors), errors, links };
+                    Reported { definition: Some(definition), status: status(!errors.is_empty(), &errors), errors, links };
                 self.report.middlewares.insert(name, reported);
             }
+        }
+        for (name, reported) in self.report.middlewares.iter_mut().filter(|(name, _)| name.provider() == INTERNAL) {
+            reported.links = users.get(name).cloned().unwrap_or_default();
         }
     }
 }
@@ -643,7 +612,22 @@ fn users<R>(routers: &BTreeMap<Name, Reported<R>>, uses: impl Fn(&R) -> Vec<Stri
             users.entry(used).or_default().push(name.to_string());
         }
     }
+    users.values_mut().for_each(|users| users.sort());
     users
+}
+
+/// The priority that a router has: the length of its rule unless it says one. Also of a rule that cannot be read.
+pub(super) fn priority_in_effect(declared: i64, rule: &str) -> i64 {
+    match rule::parse(rule) {
+        _ if declared != 0 => declared,
+        Ok(tree) => tree.default_priority(),
+        Err(_) => i64::try_from(rule.len()).unwrap_or(i64::MAX),
+    }
+}
+
+/// What an entrypoint's TLS means for its routers.
+fn of_entrypoint(tls: &EntrypointTls) -> RouterTls {
+    RouterTls { options: tls.options.clone(), resolver: tls.resolver.clone(), domains: tls.domains.clone(), passthrough: false }
 }
 
 pub(super) fn status(is_disabled: bool, errors: &[String]) -> Status {
@@ -652,15 +636,4 @@ pub(super) fn status(is_disabled: bool, errors: &[String]) -> Status {
         (false, false) => Status::Warning,
         (false, true) => Status::Enabled,
     }
-}
-
-fn internal_route(name: &Name, middlewares: Vec<Arc<Middleware>>, target: Target) -> Arc<Route> {
-    Arc::new(Route {
-        name: name.clone(),
-        label: name.to_string().into(),
-        chain: Chain::new(middlewares),
-        target,
-        access_logs: true,
-        metrics: None,
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::compile::{Work, status};
+use super::compile::{Work, priority_in_effect, status};
 use crate::config::dynamic::{RouterTls, TcpRouter, TlsOptions};
 use crate::config::problem::{At, Problem};
 use crate::names::Name;
@@ -97,8 +97,9 @@ impl Work<'_> {
         }
         let is_disabled = is_detached || errors.len() > usize::from(is_detached);
         self.complain("TCP router", name, &declared.at, &errors, is_disabled);
-        let links = self.names_of(&declared.entrypoints);
-        let definition = Some(TcpRouter { entrypoints: links.clone(), ..declared.clone() });
+        let (shown, links) = self.shown_entrypoints(&declared.entrypoints);
+        let priority = priority_in_effect(declared.priority, &declared.rule);
+        let definition = Some(TcpRouter { entrypoints: shown, priority, ..declared.clone() });
         self.report
             .tcp_routers
             .insert(name.clone(), Reported { definition, status: status(is_disabled, &errors), errors, links });

@@ -7,6 +7,7 @@ pub mod check;
 pub mod compile;
 mod connections;
 pub mod files;
+mod internal;
 mod registry;
 mod resolve;
 mod said;

@@ -167,7 +167,7 @@ async fn identify_tls<E>(front: &Front<E>, mut pipe: Pipe, facts: Connection) ->
         }
         TlsTurn::Refuse(alert) => {
             front.counters.refuse(Refused::NoTlsRoute);
-            pipe.output.extend_from_slice(&alert.record());
+            pipe.output.extend_from_slice(alert.record().as_ref().map_or(&[], |record| record.as_slice()));
             pipe.close().await;
             Spoken::Nothing
         }

@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn redirect() -> MiddlewareKind {
-        MiddlewareKind::RedirectScheme { scheme: "https".to_owned(), port: None, permanent: true, force_permanent: false }
+        MiddlewareKind::RedirectScheme { scheme: "https".to_owned(), port: None, permanent: true }
     }
 
     fn headers(request: &[(&str, &str)], response: &[(&str, &str)]) -> MiddlewareKind {

@@ -191,11 +191,13 @@ pub fn compile(
     read_users_file: &dyn Fn(&Path) -> io::Result<String>,
 ) -> Result<Compiled, InvalidMiddleware> {
     Ok(Compiled::Single(match kind {
-        MiddlewareKind::RedirectScheme { scheme, port, permanent, force_permanent } => Middleware::RedirectScheme(
-            RedirectScheme::compile(scheme, port.as_deref().unwrap_or_default(), Permanence::of(*permanent, *force_permanent))?,
-        ),
+        MiddlewareKind::RedirectScheme { scheme, port, permanent } => Middleware::RedirectScheme(RedirectScheme::compile(
+            scheme,
+            port.as_deref().unwrap_or_default(),
+            Permanence::of(*permanent),
+        )?),
         MiddlewareKind::RedirectRegex { regex, replacement, permanent } => {
-            Middleware::RedirectRegex(RedirectRegex::compile(regex, replacement, Permanence::of(*permanent, false))?)
+            Middleware::RedirectRegex(RedirectRegex::compile(regex, replacement, Permanence::of(*permanent))?)
         }
         MiddlewareKind::Compress { encodings, body_bytes_min, excluded, included, default_encoding } => {
             Middleware::Compress(Compress::compile(encodings, *body_bytes_min, excluded, included, default_encoding.as_deref())?)
@@ -233,17 +235,11 @@ pub enum Permanence {
     Temporary,
     /// 301, or 308 for other methods than GET.
     Permanent,
-    /// 308 for every method.
-    Forced,
 }
 
 impl Permanence {
-    fn of(is_permanent: bool, is_forced: bool) -> Self {
-        match (is_forced, is_permanent) {
-            (true, _) => Self::Forced,
-            (false, true) => Self::Permanent,
-            (false, false) => Self::Temporary,
-        }
+    fn of(is_permanent: bool) -> Self {
+        if is_permanent { Self::Permanent } else { Self::Temporary }
     }
 }
 
@@ -257,7 +253,7 @@ fn redirect(location: &str, method: &Method, permanence: Permanence) -> Answer {
         (Permanence::Temporary, true) => StatusCode::FOUND,
         (Permanence::Temporary, false) => StatusCode::TEMPORARY_REDIRECT,
         (Permanence::Permanent, true) => StatusCode::MOVED_PERMANENTLY,
-        (Permanence::Permanent, false) | (Permanence::Forced, _) => StatusCode::PERMANENT_REDIRECT,
+        (Permanence::Permanent, false) => StatusCode::PERMANENT_REDIRECT,
     };
     let mut answer = Answer::named(status);
     answer.headers.insert(http::header::LOCATION, location);
@@ -317,7 +313,7 @@ mod tests {
     #[test]
     fn says_why_a_middleware_cannot_run() {
         check(
-            &MiddlewareKind::RedirectScheme { scheme: String::new(), port: None, permanent: true, force_permanent: false },
+            &MiddlewareKind::RedirectScheme { scheme: String::new(), port: None, permanent: true },
             "you must provide a target scheme",
         );
         check(&MiddlewareKind::AddPrefix { prefix: String::new() }, "prefix cannot be empty");

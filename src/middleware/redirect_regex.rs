@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_with_an_expression() {
-        let error = RedirectRegex::compile("(", "", Permanence::of(false, false)).unwrap_err();
+        let error = RedirectRegex::compile("(", "", Permanence::of(false)).unwrap_err();
         assert_eq!(error.to_string(), "the regular expression `(` cannot be used: unclosed group");
     }
 }

@@ -105,13 +105,12 @@ mod tests {
     /// Each line was seen on a Traefik 3.7.15.
     #[test]
     fn redirects_as_traefik_does() {
-        use Permanence::{Forced, Permanent, Temporary};
+        use Permanence::{Permanent, Temporary};
         check("", Permanent, "GET http://rs.test /a?b=c", "301 https://rs.test/a?b=c Moved Permanently");
         check("", Permanent, "HEAD http://rs.test /a", "308 https://rs.test/a Permanent Redirect");
         check("", Permanent, "POST http://rs.test /a", "308 https://rs.test/a Permanent Redirect");
         check("", Temporary, "GET http://rs.test /a", "302 https://rs.test/a Found");
         check("", Temporary, "POST http://rs.test /a", "307 https://rs.test/a Temporary Redirect");
-        check("", Forced, "GET http://rs.test /a", "308 https://rs.test/a Permanent Redirect");
         check("8443", Permanent, "GET http://rs.test /x", "301 https://rs.test:8443/x Moved Permanently");
         check("443", Permanent, "GET http://rs.test /x", "301 https://rs.test/x Moved Permanently");
         check("", Permanent, "GET http://rs.test:8080 /a", "301 https://rs.test/a Moved Permanently");

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::HeaderMap;
 use jiff::tz::TimeZone;
 
 use super::access_line::write_line;
@@ -88,6 +89,19 @@ impl AccessLog {
     /// Whether requests for ping, API, metrics and challenges are logged too.
     pub fn has_internals(&self) -> bool {
         self.add_internals
+    }
+
+    /// Those of a server's headers that a line has. Mostly there are none, and then nothing is allocated.
+    pub fn pick_headers(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut picked = HeaderMap::new();
+        if self.format == install::AccessLogFormat::Json {
+            self.selection.each_present(headers, |name| {
+                for value in headers.get_all(name) {
+                    picked.append(name.clone(), value.clone());
+                }
+            });
+        }
+        picked
     }
 
     /// Logs a request if a filter takes it. Waits for nothing but, unbuffered, one write.

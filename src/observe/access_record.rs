@@ -203,6 +203,16 @@ impl Selection {
         self.fields & (1 << field as u8) != 0
     }
 
+    /// Hands the names of the wanted headers of `map` to `visit`.
+    pub(super) fn each_present<'h>(&'h self, map: &'h HeaderMap, mut visit: impl FnMut(&'h HeaderName)) {
+        if self.other_headers == FieldMode::Drop {
+            let wanted = self.headers.iter().filter(|header| header.mode != FieldMode::Drop);
+            wanted.map(|header| &header.name).filter(|name| map.contains_key(*name)).for_each(visit);
+        } else {
+            map.keys().for_each(&mut visit);
+        }
+    }
+
     /// Hands the wanted headers of `map` to `visit`: the canonical name, and the value unless it is redacted; sorted.
     pub(super) fn each_header<'h>(&self, map: &'h HeaderMap, mut visit: impl FnMut(&str, Option<&HeaderName>)) {
         if self.other_headers == FieldMode::Drop {

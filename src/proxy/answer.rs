@@ -19,6 +19,11 @@ pub fn no_server() -> Answer {
     Answer::text(StatusCode::SERVICE_UNAVAILABLE, "no available server")
 }
 
+/// The connection was made for another host.
+pub fn misdirected() -> Answer {
+    Answer::text(StatusCode::MISDIRECTED_REQUEST, "Misdirected Request")
+}
+
 /// A request that cannot be understood.
 pub fn bad_request() -> Answer {
     Answer::text(StatusCode::BAD_REQUEST, "400 Bad Request")
@@ -51,7 +56,9 @@ pub async fn send(session: &mut Session, context: &mut Context, mut own: Answer)
         route.chain.on_answer(memo, &mut own);
     }
     let length = own.body.len();
-    let body = if session.req_header().method == http::Method::HEAD { Bytes::new() } else { own.body };
+    let is_head = session.req_header().method == http::Method::HEAD;
+    let body = if is_head { Bytes::new() } else { own.body };
+    context.seen.withheld_bytes = if is_head { length as u64 } else { 0 };
     let mut head = ResponseHeader::build(own.status, Some(own.headers.len() + 2))?;
     for (name, value) in &own.headers {
         head.append_header(titled(name.as_str()), value.clone())?;
@@ -59,10 +66,8 @@ pub async fn send(session: &mut Session, context: &mut Context, mut own: Answer)
     head.insert_header(header::CONTENT_LENGTH, length)?;
     context.seen.status = own.status.as_u16();
     session.write_response_header(Box::new(head), body.is_empty()).await?;
-    if !body.is_empty() {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
+    // Also when it is empty: the engine does not say with a head that nothing follows, and the head would wait for ever.
+    session.write_response_body(Some(body), true).await
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ pub struct Context {
     pub memo: Option<Memo>,
     /// What changes the body of the answer.
     pub transform: Option<Box<BodyTransform>>,
+    /// Whether it asks for a challenge of a certificate's.
+    pub is_challenge: bool,
     /// What the log says of who answered.
     pub seen: Seen,
 }
@@ -80,6 +82,8 @@ pub struct Seen {
     pub origin_status: u16,
     /// The server's time to the end of its answer.
     pub origin_duration: Duration,
+    /// Of the headers that the server answered, those that are logged.
+    pub origin_headers: HeaderMap,
     /// The server that answered.
     pub server: Option<Arc<Server>>,
     /// Bytes of the server's body.
@@ -88,6 +92,8 @@ pub struct Seen {
     pub request_bytes: u64,
     /// Bytes of the answer's body, as sent.
     pub response_bytes: u64,
+    /// Bytes of an answer of ours that were not sent because the request was a HEAD: Traefik logs them as sent.
+    pub withheld_bytes: u64,
     /// How it failed, if it did.
     pub failure: Option<Failure>,
 }
@@ -115,6 +121,7 @@ impl Context {
             tried: Vec::new(),
             memo: None,
             transform: None,
+            is_challenge: false,
             seen: Seen::default(),
         }
     }
@@ -179,8 +186,14 @@ impl Context {
         self.log(shared, session, now);
     }
 
+    /// Whether nobody's site was asked for, but something of ours: neither logged nor counted unless that is wanted.
+    fn is_internal(&self) -> bool {
+        let is_ours = |route: &Arc<Route>| matches!(route.target, Target::Internal(_) | Target::Nobody);
+        self.is_challenge || self.route.as_ref().is_some_and(is_ours)
+    }
+
     fn count(&self, shared: &Shared, session: &Session, now: Instant) {
-        let Some(connection) = &self.connection else { return };
+        let Some(connection) = self.connection.as_ref().filter(|_| !self.is_internal()) else { return };
         let head = session.req_header();
         let finished = Finished {
             code: self.seen.status,
@@ -198,7 +211,7 @@ impl Context {
         if let Some(metrics) = self.route.as_ref().and_then(|route| route.metrics.as_ref()) {
             metrics.record(&finished);
         }
-        let Some(service) = &self.service else { return };
+        let Some(service) = self.asked_service() else { return };
         if let Some(metrics) = &service.settings().metrics {
             metrics.record(&finished);
             for _ in 1..self.attempts {
@@ -209,16 +222,17 @@ impl Context {
 
     fn log(&self, shared: &Shared, session: &Session, now: Instant) {
         let (Some(log), Some(connection)) = (&shared.access_log, &self.connection) else { return };
-        let is_internal = self.route.as_ref().is_some_and(|route| matches!(route.target, Target::Internal(_)));
+        let is_internal = self.is_internal();
         let is_silenced = self.route.as_ref().is_some_and(|route| !route.access_logs);
         if is_silenced || (is_internal && !log.has_internals()) {
             return;
         }
         let head = session.req_header();
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        let host = self.host.as_ref().and_then(text);
+        let host = self.host.as_ref().and_then(text).filter(|host| !host.is_empty());
         let forwarded_for = self.forwarded_for.as_ref().and_then(text);
-        let server = self.seen.server.as_ref().filter(|_| self.service.is_some());
+        let service = self.asked_service();
+        let server = self.seen.server.as_ref().filter(|_| service.is_some());
         log.log(&Record {
             start: self.started_wall,
             duration: now.saturating_duration_since(self.started),
@@ -233,22 +247,35 @@ impl Context {
             request_bytes: self.seen.request_bytes,
             entrypoint: &connection.entrypoint.name,
             router: self.route.as_ref().map(|route| &*route.label),
-            service: self.service.as_ref().map(|service| &*service.label),
+            service: service.map(|service| &*service.label),
             server_url: server.map(|server| server.url.as_str()),
             server_address: server.map(|server| server.authority.as_str()),
-            origin: self.service.as_ref().map(|_| Origin {
-                status: if self.seen.origin_status == 0 { self.seen.status } else { self.seen.origin_status },
-                bytes: self.seen.origin_bytes,
-                duration: self.seen.origin_duration,
-                headers: None,
-            }),
+            origin: service.map(|_| self.origin()),
             status: self.seen.status,
-            response_bytes: self.seen.response_bytes,
+            response_bytes: self.seen.response_bytes + self.seen.withheld_bytes,
             retries: self.attempts.saturating_sub(1),
             tls: connection.tls.as_ref().map(|tls| Tls { version: tls.version, cipher: tls.cipher, client_subject: None }),
             request_headers: &head.headers,
             response_headers: session.response_written().map(|head| &head.headers),
         });
+    }
+}
+
+impl Context {
+    /// The service, if it had a server to ask: else, as in Traefik, the service had no part in the answer.
+    fn asked_service(&self) -> Option<&Arc<Service>> {
+        self.service.as_ref().filter(|_| self.seen.server.is_some())
+    }
+
+    /// What came from the side of the server. What we answered in its place counts as its answer.
+    fn origin(&self) -> Origin<'_> {
+        let has_answered = self.seen.origin_status != 0;
+        Origin {
+            status: if has_answered { self.seen.origin_status } else { self.seen.status },
+            bytes: if has_answered { self.seen.origin_bytes } else { self.seen.response_bytes + self.seen.withheld_bytes },
+            duration: self.seen.origin_duration,
+            headers: Some(&self.seen.origin_headers),
+        }
     }
 }
 

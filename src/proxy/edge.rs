@@ -12,7 +12,7 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::shared::Shared;
 use super::{answer, request, upstream};
 use crate::clock;
@@ -63,7 +63,7 @@ impl ProxyHttp for Edge {
     }
 
     async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
-        upstream::answered(session, head, context)
+        upstream::answered(&self.shared, session, head, context)
     }
 
     fn response_body_filter(
@@ -89,7 +89,7 @@ impl ProxyHttp for Edge {
     }
 
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, context: &mut Context, mut error: Box<Error>) -> Box<Error> {
-        let failure = failure_to_connect(error.etype());
+        let failure = failure_to_connect(&error);
         let repeat = upstream::attempt_failed(&self.shared, context, failure, true);
         error.set_retry(repeat);
         error
@@ -145,11 +145,12 @@ impl ProxyHttp for Edge {
 }
 
 /// How an attempt failed that got no connection.
-fn failure_to_connect(kind: &ErrorType) -> Failure {
-    match kind {
+fn failure_to_connect(error: &Error) -> Failure {
+    match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Failure::ConnectTimeout,
         // We are out of sockets: nothing that a server could be blamed for.
         ErrorType::InternalError => Failure::Internal,
+        _ if failure::is_distrust(error) => Failure::Distrusted,
         _ => Failure::Connect,
     }
 }
@@ -204,9 +205,9 @@ mod tests {
 
     #[test]
     fn servers_are_not_blamed_when_we_are_out_of_sockets() {
-        assert_eq!(failure_to_connect(&ErrorType::InternalError), Failure::Internal);
-        assert_eq!(failure_to_connect(&ErrorType::ConnectRefused), Failure::Connect);
-        assert_eq!(failure_to_connect(&ErrorType::TLSHandshakeTimedout), Failure::ConnectTimeout);
+        assert_eq!(failure_to_connect(&Error::new_up(ErrorType::InternalError)), Failure::Internal);
+        assert_eq!(failure_to_connect(&Error::new_up(ErrorType::ConnectRefused)), Failure::Connect);
+        assert_eq!(failure_to_connect(&Error::new_up(ErrorType::TLSHandshakeTimedout)), Failure::ConnectTimeout);
     }
 
     #[test]

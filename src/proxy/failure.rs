@@ -2,12 +2,15 @@
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
+use pingora_error::{Error, ErrorType};
 
 /// How an attempt at a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The connection was refused, unreachable or its TLS handshake failed: nothing was sent.
     Connect,
+    /// It is not the one that it should be, by its certificate: nothing was sent.
+    Distrusted,
     /// Nobody answered the dial in time: nothing was sent.
     ConnectTimeout,
     /// The connection broke before the answer's head.
@@ -50,7 +53,7 @@ impl Failure {
             return false;
         }
         match self {
-            Self::Connect | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
+            Self::Connect | Self::Distrusted | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
             Self::Broken | Self::Stale | Self::Shielded => repeat.is_idempotent && repeat.is_replayable,
             // The client has waited long enough, or has seen bytes, or is gone.
             Self::Silent | Self::NotHttp | Self::BodyBroken | Self::ClientGone | Self::Internal => false,
@@ -62,10 +65,16 @@ impl Failure {
         match self {
             Self::Connect | Self::Broken | Self::Stale | Self::Unprocessed | Self::Shielded | Self::BodyBroken => 502,
             Self::ConnectTimeout | Self::Silent => 504,
-            Self::NotHttp | Self::Internal => 500,
+            Self::NotHttp | Self::Distrusted | Self::Internal => 500,
             Self::ClientGone => 499,
         }
     }
+}
+
+/// Whether a dial failed because the server's certificate is not believed. The engine tells so in words only.
+pub fn is_distrust(error: &Error) -> bool {
+    *error.etype() == ErrorType::TLSHandshakeFailure
+        && error.context.as_ref().is_some_and(|context| context.as_str().contains("invalid peer certificate"))
 }
 
 /// Whether sending the method twice is harmless (RFC 9110 section 9.2.2).

@@ -64,22 +64,29 @@ fn settle(
     context.uri = head.uri.clone();
     let host = host_of(head).ok_or_else(|| Box::new(answer::bad_request()))?;
     let routing_path = clean_target(connection, head).map_err(|BadTarget| Box::new(answer::bad_request()))?;
-    context.uri = head.uri.clone();
+    // What rules and servers see; redirections lead to the query as it came.
+    context.uri = match served_query(connection, &head.uri) {
+        Some(query) => with_query(&head.uri, &query)?,
+        None => head.uri.clone(),
+    };
     let host_text = host.to_str().map_err(|_opaque| Box::new(answer::bad_request()))?;
     context.host = Some(host.clone());
     let name = normal_host(host_text);
-    answer_challenge(shared, connection, head, &name).map_or(Ok(()), |own| Err(Box::new(own)))?;
+    if let Some(own) = answer_challenge(shared, connection, head, &name) {
+        context.is_challenge = true;
+        return Err(Box::new(own));
+    }
+    forwarded::receive(&mut head.headers, Some(&host), &connection.peer, &connection.entrypoint.forwarded);
     if connection.peer.is_trusted() {
         context.forwarded_for = head.headers.get("x-forwarded-for").cloned();
     }
-    forwarded::receive(&mut head.headers, Some(&host), &connection.peer, &connection.entrypoint.forwarded);
     let snapshot = context.snapshot.clone().ok_or_else(|| Box::new(answer::not_found()))?;
     let table = snapshot.tables.get(connection.entrypoint.index).ok_or_else(|| Box::new(answer::not_found()))?;
     let facts = RequestFacts {
         host: &name,
         method: head.method.as_str(),
         path: routing_path.as_deref().unwrap_or(head.uri.path()),
-        query: head.uri.query(),
+        query: context.uri.query(),
         headers: &head.headers,
         client: connection.client.ip(),
     };
@@ -87,7 +94,7 @@ fn settle(
     let route = routes.find(&facts).ok_or_else(|| Box::new(answer::not_found()))?;
     context.route = Some(Arc::clone(route));
     if is_misdirected(table, connection, &name) {
-        return Err(Box::new(answer::status(421)));
+        return Err(Box::new(answer::misdirected()));
     }
     let hides_client = run_middlewares(route, connection, head, host_text, context)?;
     finish(shared, route, connection, head, hides_client, context)
@@ -127,23 +134,38 @@ fn is_host(host: &HeaderValue) -> bool {
 /// The target is not one that we can route.
 struct BadTarget;
 
-/// Brings path and query into the form that servers get. Gives what rules see when that differs: they ask about the path with
+/// Brings the path into the form that servers get. Gives what rules see when that differs: they ask about the path with
 /// its escapes undone.
 fn clean_target(connection: &Connection, head: &mut http::request::Parts) -> Result<Option<String>, BadTarget> {
     let settings = &connection.entrypoint.settings;
     let path = normal_path(head.uri.path(), settings.sanitize_path).map_err(|_bad| BadTarget)?;
     let routing = (path.routing() != path.sent()).then(|| path.routing().to_owned());
-    let query =
-        head.uri.query().map(|query| if settings.encode_query_semicolons { Cow::Borrowed(query) } else { normal_query(query) });
-    let is_changed = path.is_changed() || matches!(query, Some(Cow::Owned(_)));
-    if is_changed || head.uri.authority().is_some() {
-        let target = match query {
+    if path.is_changed() || head.uri.authority().is_some() {
+        let target = match head.uri.query() {
             Some(query) => format!("{}?{query}", path.sent()),
             None => path.sent().to_owned(),
         };
         head.uri = Uri::from(PathAndQuery::try_from(target).map_err(|_bad| BadTarget)?);
     }
     Ok(routing)
+}
+
+/// The query as servers get it, if that is not how it came: without semicolons, which some of them take for `&` and some do not.
+fn served_query(connection: &Connection, uri: &Uri) -> Option<String> {
+    let query = uri.query()?;
+    if connection.entrypoint.settings.encode_query_semicolons {
+        return query.contains(';').then(|| query.replace(';', "%3B"));
+    }
+    match normal_query(query) {
+        Cow::Owned(normal) => Some(normal),
+        Cow::Borrowed(_) => None,
+    }
+}
+
+/// The same target with another query.
+fn with_query(uri: &Uri, query: &str) -> Result<Uri, Box<Answer>> {
+    let target = PathAndQuery::try_from(format!("{}?{query}", uri.path()));
+    target.map(Uri::from).map_err(|_bad| Box::new(answer::bad_request()))
 }
 
 /// Answers HTTP-01 challenges before any middleware, so that nothing in front of the site can keep its certificate away.
@@ -233,11 +255,14 @@ fn finish(
         Some(Target::Service(service)) => {
             context.is_idempotent = failure::is_idempotent(&head.method);
             context.service = Some(Arc::clone(service));
+            if let Some(query) = served_query(connection, &head.uri) {
+                head.uri = with_query(&head.uri, &query)?;
+            }
             forwarded::send(&mut head.headers, &connection.peer, &connection.entrypoint.forwarded, hides_client);
             Ok(Received::Forward)
         }
         Some(Target::Internal(internal)) => Err(Box::new(answer_internal(shared, *internal, head, context))),
-        Some(Target::Nobody) => Err(Box::new(answer::status(418))),
+        Some(Target::Nobody) => Err(Box::new(answer::empty(418))),
         // No weight is above nothing; a weighted target was gone through above.
         None | Some(Target::Weighted(_)) => Err(Box::new(answer::no_server())),
     }

@@ -162,7 +162,7 @@ pub fn address(head: &mut RequestHeader, context: &Context) -> Result<()> {
 }
 
 /// A server answered: judges its status, and runs the response side of the middlewares.
-pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+pub fn answered(shared: &Shared, session: &mut Session, head: &mut ResponseHeader, context: &mut Context) -> Result<()> {
     let status = head.status.as_u16();
     if head.status.is_informational() && status != 101 {
         return Ok(());
@@ -177,6 +177,9 @@ pub fn answered(session: &mut Session, head: &mut ResponseHeader, context: &mut 
         return Err(Error::new_up(SHIELDED));
     }
     context.seen.origin_status = status;
+    if let Some(log) = &shared.access_log {
+        context.seen.origin_headers = log.pick_headers(&head.headers);
+    }
     context.seen.status = status;
     context.filter_response(head, context.method == http::Method::HEAD);
     Ok(())

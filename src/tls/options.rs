@@ -39,13 +39,13 @@ pub enum TlsAlert {
 }
 
 impl TlsAlert {
-    /// The fatal alert as one TLS record (RFC 8446, 5.1 and 6), to be written before closing.
-    pub fn record(self) -> [u8; 7] {
-        let description = match self {
-            Self::HandshakeFailure => 40,
-            Self::UnrecognizedName => 112,
-        };
-        [21, 3, 3, 0, 2, 2, description]
+    /// The fatal alert as one TLS record (RFC 8446, 5.1 and 6), to be written before closing. As Traefik, we close without a
+    /// word where options cannot be used.
+    pub fn record(self) -> Option<[u8; 7]> {
+        match self {
+            Self::HandshakeFailure => None,
+            Self::UnrecognizedName => Some([21, 3, 3, 0, 2, 2, 112]),
+        }
     }
 }
 
@@ -420,11 +420,12 @@ mod tests {
         assert!(table.choose(None, LOCAL).is_ok());
         assert_eq!(table.choose(None, "127.0.0.2".parse().unwrap()).unwrap_err(), TlsAlert::UnrecognizedName);
         let alert = table.choose(Some("b.test"), LOCAL).unwrap_err();
-        assert_eq!(alert.record(), [21, 3, 3, 0, 2, 2, 112]);
+        let record = alert.record().unwrap();
+        assert_eq!(record, [21, 3, 3, 0, 2, 2, 112]);
         // What the bytes mean to a client.
         let config = client(&configs, rustls::ALL_VERSIONS, &[]);
         let mut refused = ClientConnection::new(config, ServerName::try_from("b.test").unwrap()).unwrap();
-        refused.read_tls(&mut alert.record().as_slice()).unwrap();
+        refused.read_tls(&mut record.as_slice()).unwrap();
         assert_eq!(refused.process_new_packets().unwrap_err(), Error::AlertReceived(AlertDescription::UnrecognisedName));
     }
 

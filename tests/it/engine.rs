@@ -72,7 +72,7 @@ async fn answers_are_framed_for_the_client() {
     let chunked: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     for (answer, request, expected) in [
         (chunked, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-        (chunked, "GET / HTTP/1.0\r\n\r\n", "\r\nConnection: close\r\n\r\nabc"),
+        (chunked, "GET / HTTP/1.0\r\n\r\n", "\r\n\r\nabc"),
         (
             b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc",
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",

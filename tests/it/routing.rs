@@ -268,6 +268,15 @@ async fn a_request_whose_server_hung_up_is_repeated_only_if_that_is_harmless() {
 }
 
 #[tokio::test]
+async fn a_head_request_hears_that_no_server_answers() {
+    let edge = Edge::start().file(&everything_to(&[format!("http://{}", nobody())])).run().await;
+    let mut client = raw(&edge).await;
+    client.send("HEAD / HTTP/1.1\r\nHost: site.test\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 502 ") && head.to_lowercase().contains("content-length: 11\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn no_server_gets_the_same_request_twice() {
     let rude = rude().await;
     let edge = to(&rude).await;

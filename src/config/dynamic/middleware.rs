@@ -188,11 +188,12 @@ fn redirect_scheme(fields: &mut Fields<'_>, problems: &mut Problems) -> Read {
     let scheme = fields.string("scheme", problems).unwrap_or_default();
     let port = fields.string("port", problems).filter(|port| !port.is_empty());
     let permanent = fields.bool("permanent", problems).unwrap_or(false);
-    let force_permanent = fields.bool("forcePermanentRedirect", problems).unwrap_or(false);
+    // Known, and without effect, as in Traefik.
+    fields.bool("forcePermanentRedirect", problems);
     if scheme.is_empty() {
         return Err("`redirectScheme` has no scheme".to_owned());
     }
-    Ok(MiddlewareKind::RedirectScheme { scheme, port, permanent, force_permanent })
+    Ok(MiddlewareKind::RedirectScheme { scheme, port, permanent })
 }
 
 fn strip_prefix(fields: &mut Fields<'_>, problems: &mut Problems) -> Read {

@@ -329,7 +329,6 @@ pub enum MiddlewareKind {
         scheme: String,
         port: Option<String>,
         permanent: bool,
-        force_permanent: bool,
     },
     RedirectRegex {
         regex: String,

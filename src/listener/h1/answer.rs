@@ -64,9 +64,10 @@ pub(super) fn write_head(output: &mut Vec<u8>, head: &ResponseHeader, asked: Ask
     }
     output.extend_from_slice(match (is_switch, keep, asked.is_11) {
         (true, ..) => b"Connection: Upgrade\r\n\r\n".as_slice(),
-        (_, false, _) => b"Connection: close\r\n\r\n",
+        (_, false, true) => b"Connection: close\r\n\r\n",
         (_, true, false) => b"Connection: keep-alive\r\n\r\n",
-        (_, true, true) => b"\r\n",
+        // HTTP/1.0 closes unless it says otherwise, and Traefik does not say it.
+        (_, true, true) | (_, false, false) => b"\r\n",
     });
     Settled { ends, keep }
 }
@@ -161,7 +162,7 @@ mod tests {
         let chunked: &[_] = &[("transfer-encoding", "chunked")];
         check(200, chunked, GET, true, ("HTTP/1.1 200 OK|Transfer-Encoding: chunked", Ends::Chunked, true));
         check(200, &[], GET, true, ("HTTP/1.1 200 OK|Transfer-Encoding: chunked", Ends::Chunked, true));
-        check(200, chunked, OLD, true, ("HTTP/1.0 200 OK|Connection: close", Ends::Close, false));
+        check(200, chunked, OLD, true, ("HTTP/1.0 200 OK", Ends::Close, false));
         check(200, chunked, HEAD, true, ("HTTP/1.1 200 OK", Ends::Empty, true));
         let twice: &[_] = &[("content-length", "5"), ("content-length", "6")];
         check(200, twice, GET, true, ("HTTP/1.1 200 OK|Transfer-Encoding: chunked", Ends::Chunked, true));

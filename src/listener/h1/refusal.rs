@@ -13,8 +13,10 @@ pub enum Refusal {
     RequestLine,
     Method,
     Target,
+    Fragment,
     TargetTooLong,
     Version,
+    HeaderLine,
     HeaderName,
     HeaderValue,
     MissingHost,
@@ -57,8 +59,10 @@ impl Refusal {
             Self::RequestLine => "malformed request line",
             Self::Method => "malformed method",
             Self::Target => "malformed request target",
+            Self::Fragment => "fragment in the request target",
             Self::TargetTooLong => "request target too long",
             Self::Version => "unsupported protocol version",
+            Self::HeaderLine => "header without a colon",
             Self::HeaderName => "invalid header name",
             Self::HeaderValue => "invalid header value",
             Self::MissingHost => "missing required Host header",
@@ -94,25 +98,24 @@ impl Refusal {
         let reason = status.canonical_reason().unwrap_or_default();
         // As Traefik answers; it gives a reason for some, and so do we.
         let body = match self {
-            Self::Connect | Self::Expectation => String::new(),
+            Self::Connect | Self::Expectation | Self::Fragment => String::new(),
             Self::UnknownCoding => self.text().to_owned(),
-            Self::MissingHost | Self::ManyHosts | Self::Host | Self::HeaderName | Self::HeaderValue | Self::Version => {
+            Self::MissingHost | Self::Host | Self::HeaderName | Self::HeaderValue | Self::Version => {
                 format!("{} {reason}: {}", status.as_str(), self.text())
             }
             _ => format!("{} {reason}", status.as_str()),
         };
-        write_answer(output, status, &body);
+        // Of a fragment Traefik does not say that it closes.
+        let closing = if self == Self::Fragment { "" } else { "Connection: close\r\n" };
+        write_answer(output, status, &body, closing);
     }
 }
 
-/// An answer of our own, in plain text, after which the connection is closed.
-fn write_answer(output: &mut Vec<u8>, status: StatusCode, body: &str) {
-    let head = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: {}\r\nDate: ",
-        status.as_str(),
-        status.canonical_reason().unwrap_or_default(),
-        body.len(),
-    );
+/// An answer of our own, in plain text, after which the connection is closed: as in Traefik that is how its text ends.
+fn write_answer(output: &mut Vec<u8>, status: StatusCode, body: &str, closing: &str) {
+    let fields = if body.is_empty() { "Content-Length: 0" } else { "Content-Type: text/plain; charset=utf-8" };
+    let head =
+        format!("HTTP/1.1 {} {}\r\n{fields}\r\n{closing}Date: ", status.as_str(), status.canonical_reason().unwrap_or_default(),);
     output.extend_from_slice(head.as_bytes());
     output.extend_from_slice(get_cached_date().as_bytes());
     output.extend_from_slice(b"\r\n\r\n");

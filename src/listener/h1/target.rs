@@ -34,6 +34,7 @@ pub(super) fn parse<'a>(method: &Method, target: &'a [u8]) -> Result<Target<'a>,
         return Err(Refusal::TargetTooLong);
     }
     match target {
+        [b'/', ..] if target.contains(&b'#') => Err(Refusal::Fragment),
         [b'/', ..] => Ok(Target::Origin(clean(target)?)),
         b"*" if *method == Method::OPTIONS => Ok(Target::Asterisk),
         _ => parse_absolute(target),
