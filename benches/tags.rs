@@ -1,6 +1,7 @@
 //! From Consul's tags to dynamic configuration: one list of tags, and whole catalogs at first sight and when one instance changes.
 
 #![expect(missing_docs, reason = "criterion's macro makes a public function without documentation")]
+#![expect(clippy::unwrap_used, reason = "the tags stand beside it, and a bench may panic")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -12,32 +13,9 @@ use tidegate::config::install::{ConsulCatalog, Own};
 
 /// A real site's 21 tags: TCP beside HTTP, two middlewares, three routers, a certificate. `port` makes lists of tags distinct.
 fn tags(port: usize) -> Vec<String> {
-    let jmx = format!("traefik.tcp.services.jmx-service.loadbalancer.server.port={port}");
-    [
-        "traefik.enable=true",
-        "traefik.tcp.routers.jmx-router.entrypoints=jmx",
-        "traefik.tcp.routers.jmx-router.rule=HostSNI(`*`)",
-        "traefik.tcp.routers.jmx-router.service=jmx-service",
-        &jmx,
-        "traefik.http.middlewares.redirect-to-https.redirectscheme.scheme=https",
-        "traefik.http.middlewares.redirect-to-https.redirectscheme.permanent=true",
-        "traefik.http.routers.cljdoc-http.entrypoints=web",
-        "traefik.http.routers.cljdoc-http.middlewares=redirect-to-https",
-        "traefik.http.routers.cljdoc-http.rule=(PathPrefix(`/`) && !PathPrefix(`/.well-known/acme-challenge`))",
-        "traefik.http.routers.acme-challenge.entrypoints=web",
-        "traefik.http.routers.acme-challenge.rule=PathPrefix(`/.well-known/acme-challenge`)",
-        "traefik.http.routers.acme-challenge.priority=1000",
-        "traefik.http.middlewares.compress-response.compress=true",
-        "traefik.http.middlewares.compress-response.compress.encodings=gzip",
-        "traefik.http.routers.cljdoc-https.entrypoints=websecure",
-        "traefik.http.routers.cljdoc-https.tls=true",
-        "traefik.http.routers.cljdoc-https.tls.certresolver=letsencrypt",
-        "traefik.http.routers.cljdoc-https.rule=PathPrefix(`/`)",
-        "traefik.http.routers.cljdoc-https.tls.domains[0].main=cljdoc.org",
-        "traefik.http.routers.cljdoc-https.middlewares=compress-response",
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    let service: serde_json::Value = serde_json::from_str(include_str!("../tests/cljdoc/service.json")).unwrap();
+    let tags: Vec<String> = serde_json::from_value(service["tags"].clone()).unwrap();
+    tags.iter().map(|tag| tag.replace("${NOMAD_HOST_PORT_jmx}", &port.to_string())).collect()
 }
 
 /// `count` instances of one service; each has its own port in its tags, or all have the same tags.

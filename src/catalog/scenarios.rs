@@ -8,33 +8,10 @@ use crate::config::install::{ConsulCatalog, Own};
 use crate::names::Track;
 
 /// The tags that cljdoc's job gives each instance; Nomad has filled in the port.
-pub(super) fn cljdoc_tags(jmx_port: u16) -> Vec<String> {
-    let jmx = format!("traefik.tcp.services.jmx-service.loadbalancer.server.port={jmx_port}");
-    [
-        "traefik.enable=true",
-        "traefik.tcp.routers.jmx-router.entrypoints=jmx",
-        "traefik.tcp.routers.jmx-router.rule=HostSNI(`*`)",
-        "traefik.tcp.routers.jmx-router.service=jmx-service",
-        &jmx,
-        "traefik.http.middlewares.redirect-to-https.redirectscheme.scheme=https",
-        "traefik.http.middlewares.redirect-to-https.redirectscheme.permanent=true",
-        "traefik.http.routers.cljdoc-http.entrypoints=web",
-        "traefik.http.routers.cljdoc-http.middlewares=redirect-to-https",
-        "traefik.http.routers.cljdoc-http.rule=(PathPrefix(`/`) && !PathPrefix(`/.well-known/acme-challenge`))",
-        "traefik.http.routers.acme-challenge.entrypoints=web",
-        "traefik.http.routers.acme-challenge.rule=PathPrefix(`/.well-known/acme-challenge`)",
-        "traefik.http.routers.acme-challenge.priority=1000",
-        "traefik.http.middlewares.compress-response.compress=true",
-        "traefik.http.middlewares.compress-response.compress.encodings=gzip",
-        "traefik.http.routers.cljdoc-https.entrypoints=websecure",
-        "traefik.http.routers.cljdoc-https.tls=true",
-        "traefik.http.routers.cljdoc-https.tls.certresolver=letsencrypt",
-        "traefik.http.routers.cljdoc-https.rule=PathPrefix(`/`)",
-        "traefik.http.routers.cljdoc-https.tls.domains[0].main=cljdoc.org",
-        "traefik.http.routers.cljdoc-https.middlewares=compress-response",
-    ]
-    .map(str::to_owned)
-    .to_vec()
+fn cljdoc_tags(jmx_port: u16) -> Vec<String> {
+    let service: serde_json::Value = serde_json::from_str(include_str!("../../tests/cljdoc/service.json")).unwrap();
+    let tags: Vec<String> = serde_json::from_value(service["tags"].clone()).unwrap();
+    tags.iter().map(|tag| tag.replace("${NOMAD_HOST_PORT_jmx}", &jmx_port.to_string())).collect()
 }
 
 /// A passing instance of `service`, whose port follows from its id.

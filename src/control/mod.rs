@@ -326,7 +326,7 @@ impl Control {
         }
         let now = clock::now();
         self.checks.retain(|name, (check, tasks)| {
-            let is_wanted = wanted.get(name).is_some_and(|(now, _)| **now == **check);
+            let is_wanted = wanted.get(name).is_some_and(|(declared, _)| **declared == **check);
             if !is_wanted {
                 tasks.iter().for_each(AbortHandle::abort);
             }

@@ -124,7 +124,7 @@ impl Attempt {
             return self.failed_late(now, failure);
         }
         let (fared, verdict) = match failure {
-            Failure::Connect | Failure::Distrusted => (Fared::Refused, Verdict::Fail),
+            Failure::Refused | Failure::Connect | Failure::Distrusted => (Fared::Refused, Verdict::Fail),
             Failure::ConnectTimeout | Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken => {
                 (Fared::Failed, Verdict::Fail)
             }

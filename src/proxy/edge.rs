@@ -147,6 +147,7 @@ impl ProxyHttp for Edge {
 /// How an attempt failed that got no connection.
 fn failure_to_connect(error: &Error) -> Failure {
     match error.etype() {
+        ErrorType::ConnectRefused => Failure::Refused,
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Failure::ConnectTimeout,
         // We are out of sockets: nothing that a server could be blamed for.
         ErrorType::InternalError => Failure::Internal,
@@ -206,7 +207,12 @@ mod tests {
     #[test]
     fn servers_are_not_blamed_when_we_are_out_of_sockets() {
         assert_eq!(failure_to_connect(&Error::new_up(ErrorType::InternalError)), Failure::Internal);
-        assert_eq!(failure_to_connect(&Error::new_up(ErrorType::ConnectRefused)), Failure::Connect);
+    }
+
+    #[test]
+    fn only_a_refusal_is_known_at_once() {
+        assert_eq!(failure_to_connect(&Error::new_up(ErrorType::ConnectRefused)), Failure::Refused);
+        assert_eq!(failure_to_connect(&Error::new_up(ErrorType::ConnectNoRoute)), Failure::Connect);
         assert_eq!(failure_to_connect(&Error::new_up(ErrorType::TLSHandshakeTimedout)), Failure::ConnectTimeout);
     }
 

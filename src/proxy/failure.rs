@@ -7,7 +7,9 @@ use pingora_error::{Error, ErrorType};
 /// How an attempt at a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The connection was refused, unreachable or its TLS handshake failed: nothing was sent.
+    /// Nobody listens there, which is known at once: nothing was sent.
+    Refused,
+    /// The server is unreachable, or its TLS handshake failed: nothing was sent.
     Connect,
     /// It is not the one that it should be, by its certificate: nothing was sent.
     Distrusted,
@@ -53,7 +55,7 @@ impl Failure {
             return false;
         }
         match self {
-            Self::Connect | Self::Distrusted | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
+            Self::Refused | Self::Connect | Self::Distrusted | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
             Self::Broken | Self::Stale | Self::Shielded => repeat.is_idempotent && repeat.is_replayable,
             // The client has waited long enough, or has seen bytes, or is gone.
             Self::Silent | Self::NotHttp | Self::BodyBroken | Self::ClientGone | Self::Internal => false,
@@ -63,7 +65,13 @@ impl Failure {
     /// The status that Traefik answers with; 499 is logged only, nobody is there to read it.
     pub fn status(self) -> u16 {
         match self {
-            Self::Connect | Self::Broken | Self::Stale | Self::Unprocessed | Self::Shielded | Self::BodyBroken => 502,
+            Self::Refused
+            | Self::Connect
+            | Self::Broken
+            | Self::Stale
+            | Self::Unprocessed
+            | Self::Shielded
+            | Self::BodyBroken => 502,
             Self::ConnectTimeout | Self::Silent => 504,
             Self::NotHttp | Self::Distrusted | Self::Internal => 500,
             Self::ClientGone => 499,
@@ -105,6 +113,7 @@ mod tests {
 
     #[test]
     fn a_failed_dial_is_repeated_for_any_method() {
+        assert!(Failure::Refused.may_repeat(POST));
         assert!(Failure::Connect.may_repeat(POST));
         assert!(Failure::ConnectTimeout.may_repeat(POST));
     }

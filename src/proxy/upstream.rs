@@ -202,14 +202,14 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
     context.seen.origin_duration = now.saturating_duration_since(attempt.started());
     attempt.failed(now, failure);
     let server = Arc::clone(attempt.server());
-    let has_other_address = failure == Failure::Connect && server.turn_address();
+    let has_other_address = matches!(failure, Failure::Refused | Failure::Connect) && server.turn_address();
     if failure == Failure::Stale {
         // Its other pooled connections are as old: the repetition dials anew, so it may go to the same server.
         server.renew_pool();
         context.stale = (context.stale + 1).min(STALE_MAX);
     } else if failure != Failure::Unprocessed && !has_other_address {
         context.tried.push(server);
-        context.refused = (context.refused + u32::from(failure == Failure::Connect)).min(REFUSED_MAX);
+        context.refused = (context.refused + u32::from(failure == Failure::Refused)).min(REFUSED_MAX);
     }
     let Some(service) = &context.service else { return false };
     // A canary's failures are made good for by stable whatever they number: that is no more than stable's own share.

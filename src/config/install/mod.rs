@@ -504,7 +504,8 @@ pub struct Own {
     pub rollout: RolloutSettings,
     /// `retry.attempts`: tries of one request in all, the first included; those that no server noticed are not counted.
     pub attempts_max: u32,
-    /// `upstream.firstByteTimeout`: how long a server may take to the first byte where `responseHeaderTimeout` sets no limit; zero is no limit.
+    /// `upstream.firstByteTimeout`: how long a server may take to the first byte where `responseHeaderTimeout` sets no limit; zero is
+    /// no limit. The engine has one limit for each read, so a body, event stream or WebSocket that pauses for as long ends too.
     pub first_byte_timeout: Duration,
     /// `limits.connections`: connections in all.
     pub connections_max: usize,
