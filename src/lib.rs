@@ -16,6 +16,7 @@ pub mod listener;
 pub mod middleware;
 pub mod names;
 pub mod observe;
+pub mod orchestrator;
 pub mod provider;
 pub mod proxy;
 pub mod rollout;

@@ -40,6 +40,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("provider", &["config", "names", "catalog", "clock"]),
     ("acme", &["config", "names", "tls", "clock"]),
+    ("orchestrator", &["config", "names", "clock"]),
+    ("steering", &["config", "names", "clock"]),
     (
         "control",
         &[
@@ -56,6 +58,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "observe",
             "clock",
             "acme",
+            "orchestrator",
+            "steering",
+            "durable",
         ],
     ),
 ];

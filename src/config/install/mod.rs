@@ -500,8 +500,16 @@ pub struct Own {
     pub start_timeout: Duration,
     /// `state`: where the state that outlives us is kept (a directory).
     pub state: PathBuf,
+    /// `nomad`: where Nomad is asked about deployments; `None` when it is not.
+    pub nomad: Option<NomadSettings>,
     /// `rollout`.
     pub rollout: RolloutSettings,
+    /// `rollout.modeMax`: how far a service's own tags may raise the mode.
+    pub mode_max: Mode,
+    /// `rollout.webhook`: where each event of a rollout is sent as JSON.
+    pub webhook: Option<String>,
+    /// `rollout.tokenFile`: the bearer token that steering by the API asks for; without it only the socket steers.
+    pub steering_token_file: Option<PathBuf>,
     /// `retry.attempts`: tries of one request in all, the first included; those that no server noticed are not counted.
     pub attempts_max: u32,
     /// `upstream.firstByteTimeout`: how long a server may take to the first byte where `responseHeaderTimeout` sets no limit; zero is
@@ -521,7 +529,11 @@ impl Default for Own {
             consul_token_file: None,
             start_timeout: Duration::from_secs(10),
             state: PathBuf::from("/var/lib/tidegate"),
+            nomad: None,
             rollout: RolloutSettings::default(),
+            mode_max: Mode::Observe,
+            webhook: None,
+            steering_token_file: None,
             attempts_max: 3,
             first_byte_timeout: Duration::ZERO,
             connections_max: 100_000,
@@ -547,6 +559,16 @@ pub struct RolloutSettings {
     pub warm_up: Duration,
     /// `firstByte` (J): the age at which an attempt is judged.
     pub judged_at: Duration,
+    /// `mode`: what may be asked of Nomad.
+    pub mode: Mode,
+    /// `maxHold`: how long a deployment is held at most; less where a group's progress deadline is nearer.
+    pub hold_max: Duration,
+    /// `atMaxHold`: what happens then.
+    pub at_max_hold: AtMaxHold,
+    /// `latency: fail`: slowness alone may fail a deployment.
+    pub fails_slow: bool,
+    /// `revert`: after a failure that Nomad does not revert by itself, or a breach after the promotion, the last version is brought back.
+    pub reverts: bool,
 }
 
 impl Default for RolloutSettings {
@@ -559,8 +581,60 @@ impl Default for RolloutSettings {
             probe_path: "/".to_owned(),
             warm_up: Duration::from_secs(60),
             judged_at: Duration::from_secs(2),
+            mode: Mode::Observe,
+            hold_max: Duration::from_secs(3600),
+            at_max_hold: AtMaxHold::Release,
+            fails_slow: false,
+            reverts: false,
         }
     }
+}
+
+/// What may be asked of Nomad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Mode {
+    /// Nothing: Nomad is at most read.
+    #[default]
+    Observe,
+    /// To wait: a deployment is held and judged, a person promotes.
+    Hold,
+    /// To promote and to fail, too.
+    Auto,
+}
+
+/// What becomes of a deployment that was held for as long as allowed without a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AtMaxHold {
+    /// It goes on as if we had never held it.
+    #[default]
+    Release,
+    /// It is promoted.
+    Promote,
+    /// It is failed.
+    Fail,
+}
+
+/// `tidegate.nomad`: how Nomad is reached. What is not said comes from Nomad's own environment variables (`NOMAD_ADDR`, ...).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NomadSettings {
+    /// `address`: `http://`, `https://` or `unix://` (the task API's socket).
+    pub address: Option<String>,
+    /// `token`.
+    pub token: Option<String>,
+    /// `tokenFile`: read again on 403.
+    pub token_file: Option<PathBuf>,
+    /// `namespaces`; every one that the token may read when empty.
+    pub namespaces: Vec<String>,
+    /// `region`.
+    pub region: Option<String>,
+    /// `tls.ca`.
+    pub ca_file: Option<PathBuf>,
+    /// `tls.cert` and `tls.key`.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// `tls.insecureSkipVerify`.
+    pub insecure_skip_verify: bool,
+    /// `tls.serverName`.
+    pub server_name: Option<String>,
 }
 
 /// What an instance that joins others is taken for.
