@@ -59,7 +59,7 @@ impl Arm {
 
 /// What somebody above wants of the share: a deployment that is held, or a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Steering {
+pub enum Direction {
     /// What the canary has earned.
     #[default]
     Judge,
@@ -95,7 +95,7 @@ pub struct Machine {
     /// What everybody shows after a promotion, against what the hour before allowed.
     watch: Option<Watch>,
     #[serde(skip)]
-    steering: Steering,
+    direction: Direction,
     stepped: Duration,
     begun: u32,
     /// Trips of this process's ledger that have been dealt with.
@@ -167,23 +167,23 @@ impl Machine {
     /// The canary's share.
     pub fn share(&self) -> Share {
         let Some(trial) = &self.trial else { return Share::ZERO };
-        match self.steering {
-            Steering::Judge => trial.share(),
-            Steering::Withhold => Share::ZERO,
-            Steering::AtMost(most) => trial.share().min(most),
-            Steering::AllToCanary if trial.is_borne() => Share::ALL,
-            Steering::AllToCanary => trial.share(),
+        match self.direction {
+            Direction::Judge => trial.share(),
+            Direction::Withhold => Share::ZERO,
+            Direction::AtMost(most) => trial.share().min(most),
+            Direction::AllToCanary if trial.is_borne() => Share::ALL,
+            Direction::AllToCanary => trial.share(),
         }
     }
 
-    /// What it has earned, whatever it is steered to.
+    /// What it has earned, whatever its direction.
     pub fn earned(&self) -> Share {
         self.trial.as_ref().map_or(Share::ZERO, Trial::share)
     }
 
-    /// From the next step on the share is steered like this.
-    pub fn steer(&mut self, steering: Steering) {
-        self.steering = steering;
+    /// From the next step on the share goes in this direction.
+    pub fn direct(&mut self, direction: Direction) {
+        self.direction = direction;
     }
 
     /// Another instance has taken the canary's place, though of the same version: it begins anew with the next step.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::machine::{Arm, Machine, Nature, Probed, Seen, Steering};
+use super::machine::{Arm, Direction, Machine, Nature, Probed, Seen};
 use super::phase::Phase;
 use super::policy::{Latency, Policy};
 use super::reader::{Counts, Live, Tally};
@@ -326,14 +326,14 @@ fn a_deployment_may_withhold_a_share_and_give_everything_to_a_canary_that_bears_
     let mut tale = Tale::ramped();
     let earned = tale.machine.share();
     let percent = |machine: &Machine| machine.share().fraction() * 100.0;
-    for (steering, share) in [
-        (Steering::Withhold, 0.0),
-        (Steering::AtMost(Share::from_fraction(0.01)), 1.0),
-        (Steering::AtMost(Share::ALL), earned.fraction() * 100.0),
-        (Steering::AllToCanary, 100.0),
+    for (direction, share) in [
+        (Direction::Withhold, 0.0),
+        (Direction::AtMost(Share::from_fraction(0.01)), 1.0),
+        (Direction::AtMost(Share::ALL), earned.fraction() * 100.0),
+        (Direction::AllToCanary, 100.0),
     ] {
-        tale.machine.steer(steering);
-        assert!((percent(&tale.machine) - share).abs() < 0.01, "{steering:?}");
+        tale.machine.direct(direction);
+        assert!((percent(&tale.machine) - share).abs() < 0.01, "{direction:?}");
     }
     // It buckles under all of the traffic: stable is there again at once.
     tale.trip();
