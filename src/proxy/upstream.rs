@@ -220,7 +220,9 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
         attempts: context.attempts.saturating_sub(context.stale + context.refused),
         attempts_max: if is_shielded { shared.install.own.attempts_max.max(2) } else { shared.install.own.attempts_max },
     };
-    failure.may_repeat(repeat) && (is_shielded || service.may_retry(now, &context.tried))
+    // Where nobody listens the repetition is no load but the request itself, and `REFUSED_MAX` limits it.
+    let is_free = is_shielded || failure == Failure::Refused;
+    failure.may_repeat(repeat) && (is_shielded || service.has_other(&context.tried)) && (is_free || service.try_retry(now))
 }
 
 #[cfg(test)]

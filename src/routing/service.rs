@@ -112,11 +112,14 @@ impl Service {
         self.pick(&arms, Track::Stable, now, tried).map(|member| Arc::clone(&member.server))
     }
 
-    /// Whether a failed request may be tried once more: a server is left, and so is budget.
-    pub fn may_retry(&self, now: Instant, tried: &[Arc<Server>]) -> bool {
-        let arms = self.arms.load();
-        let is_left = arms.members().iter().any(|member| !is_among(tried, &member.server));
-        is_left && self.budget.try_withdraw(now)
+    /// Whether a server is left that is none of `tried`.
+    pub fn has_other(&self, tried: &[Arc<Server>]) -> bool {
+        self.arms.load().members().iter().any(|member| !is_among(tried, &member.server))
+    }
+
+    /// Takes what one more attempt costs from the retry budget. False when nothing is left of it.
+    pub fn try_retry(&self, now: Instant) -> bool {
+        self.budget.try_withdraw(now)
     }
 
     /// The server of a raw TCP connection, with the address to dial; none of `tried`.
@@ -181,4 +184,39 @@ fn view(member: &Member, track: Track, now: Instant, tried: &[Arc<Server>]) -> O
 
 fn is_among(tried: &[Arc<Server>], server: &Arc<Server>) -> bool {
     tried.iter().any(|one| Arc::ptr_eq(one, server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::config::dynamic::Endpoint;
+    use crate::health::Start;
+
+    /// A service with one server for each endpoint.
+    fn service(settings: Settings, members: &[(Endpoint, Track)]) -> (Service, Vec<Arc<Server>>) {
+        let now = clock::now();
+        let service = Service::new(Name::new("web", "file"), settings, now);
+        let servers: Vec<_> =
+            members.iter().map(|(endpoint, _)| Arc::new(Server::new(endpoint, now, Start::Established))).collect();
+        let member =
+            |(server, (_, track)): (&Arc<Server>, &(Endpoint, Track))| Member { server: Arc::clone(server), track: *track };
+        service.set_arms(Arms::new(servers.iter().zip(members).map(member).collect()));
+        (service, servers)
+    }
+
+    #[test]
+    fn when_stable_dies_beside_a_healthy_canary_every_visitor_is_served() {
+        let endpoints = [(Endpoint::local(1), Track::Stable), (Endpoint::local(2), Track::Canary)];
+        let (service, servers) = service(Settings::default(), &endpoints);
+        let now = clock::now();
+        for _ in 0..2 {
+            service.record_health(&servers[0], now, Attempt::Refused);
+        }
+        // The canary has no share: whoever is drawn to stable is answered by it all the same, and nobody takes that for evidence.
+        for _ in 0..100 {
+            let (server, draw) = service.choose_first(now).unwrap();
+            assert!(Arc::ptr_eq(&server, &servers[1]) && draw.is_none());
+        }
+    }
 }
