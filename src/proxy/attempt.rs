@@ -154,7 +154,8 @@ impl Attempt {
         }
     }
 
-    fn age(&self, now: Instant) -> Duration {
+    /// How long it has been under way.
+    pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }
 

@@ -196,16 +196,22 @@ fn may_shield(session: &Session, context: &Context) -> bool {
 
 /// An attempt failed. True when the request is to be tried on another server.
 pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, is_replayable: bool) -> bool {
+    let now = clock::now();
+    let is_repeatable = context.is_idempotent && is_replayable && context.stale < STALE_MAX;
+    let was_pooled = failure == Failure::Stale;
+    let failure = failure.judged(context.attempt.as_ref().map_or(Duration::ZERO, |attempt| attempt.age(now)), is_repeatable);
     context.seen.failure = Some(failure);
     let Some(mut attempt) = context.attempt.take() else { return false };
-    let now = clock::now();
     context.seen.origin_duration = now.saturating_duration_since(attempt.started());
     attempt.failed(now, failure);
     let server = Arc::clone(attempt.server());
     let has_other_address = matches!(failure, Failure::Refused | Failure::Connect) && server.turn_address();
-    if failure == Failure::Stale {
-        // Its other pooled connections are as old: the repetition dials anew, so it may go to the same server.
+    if was_pooled {
+        // Its other pooled connections are as old: nobody else is to meet them.
         server.renew_pool();
+    }
+    if failure == Failure::Stale {
+        // The repetition dials anew, so it may go to the same server.
         context.stale = (context.stale + 1).min(STALE_MAX);
     } else if failure != Failure::Unprocessed && !has_other_address {
         context.tried.push(server);

@@ -268,6 +268,20 @@ async fn a_request_whose_server_hung_up_is_repeated_only_if_that_is_harmless() {
 }
 
 #[tokio::test]
+async fn a_handler_that_drops_the_connection_is_a_failure_of_its_server_however_old_the_connection_is() {
+    let server = Server::start(vec![Step::Until("\r\n\r\n"), Step::Send(OK), Step::Until("crash"), Step::Close]).await;
+    let edge = to(&server).await;
+    assert_eq!(edge.get("/").await.text(), "ok");
+    assert_eq!(edge.post("/", "crash").await.status, 502);
+    assert_eq!(*server.connections.lock().unwrap(), 1, "it was a pooled connection");
+    let failed = format!(
+        "tidegate_server_requests_total{{outcome=\"failed\",server=\"http://{}\",service=\"site@file\"}}",
+        server.address
+    );
+    assert_eq!(edge.metric(&failed).await, Some(1.0));
+}
+
+#[tokio::test]
 async fn a_head_request_hears_that_no_server_answers() {
     let edge = Edge::start().file(&everything_to(&[format!("http://{}", nobody())])).run().await;
     let mut client = raw(&edge).await;
