@@ -130,9 +130,12 @@ impl Attempt {
             }
             // A client that left when the answer was overdue.
             Failure::ClientGone if self.age(now) >= self.judged_at => (Fared::Ignored, Verdict::Slow),
-            Failure::ClientGone | Failure::Internal | Failure::Stale | Failure::Unprocessed | Failure::Shielded => {
-                (Fared::Ignored, Verdict::Ignored)
-            }
+            Failure::ClientGone
+            | Failure::Internal
+            | Failure::Stale
+            | Failure::Unprocessed
+            | Failure::Shielded
+            | Failure::Paused => (Fared::Ignored, Verdict::Ignored),
         };
         self.settle(now, fared, verdict);
     }
@@ -266,6 +269,16 @@ mod tests {
         attempt.failed(bench.at(30), Failure::BodyBroken);
         drop(attempt);
         bench.expect((1, 1, 0), (2, 1));
+    }
+
+    #[test]
+    fn a_page_that_pauses_for_longer_than_we_wait_is_no_failure_of_its_server() {
+        let mut bench = bench();
+        let mut attempt = bench.begin();
+        attempt.answered(bench.at(10), 200, false);
+        attempt.failed(bench.at(1500), Failure::Paused);
+        drop(attempt);
+        bench.expect((1, 0, 0), (1, 0));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum Failure {
     Shielded,
     /// The answer broke off after its head.
     BodyBroken,
+    /// The answer paused for longer than the engine waits for any byte, and was cut by us.
+    Paused,
     /// It was the client who left.
     ClientGone,
     /// Something else, ours.
@@ -71,7 +73,7 @@ impl Failure {
             Self::Refused | Self::Connect | Self::Distrusted | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
             Self::Broken | Self::Stale | Self::Shielded => repeat.is_idempotent && repeat.is_replayable,
             // The client has waited long enough, or has seen bytes, or is gone.
-            Self::Silent | Self::NotHttp | Self::BodyBroken | Self::ClientGone | Self::Internal => false,
+            Self::Silent | Self::NotHttp | Self::BodyBroken | Self::Paused | Self::ClientGone | Self::Internal => false,
         }
     }
 
@@ -85,7 +87,7 @@ impl Failure {
             | Self::Unprocessed
             | Self::Shielded
             | Self::BodyBroken => 502,
-            Self::ConnectTimeout | Self::Silent => 504,
+            Self::ConnectTimeout | Self::Silent | Self::Paused => 504,
             Self::NotHttp | Self::Distrusted | Self::Internal => 500,
             Self::ClientGone => 499,
         }

@@ -21,6 +21,7 @@ use super::hedge;
 use super::shared::Shared;
 use crate::clock;
 use crate::config::dynamic::Scheme;
+use crate::listener;
 use crate::routing::server::Server;
 use crate::routing::service::{Service, Settings};
 use crate::tls::certificate::parse_chain;
@@ -56,7 +57,11 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
     context.seen.server = Some(Arc::clone(&server));
     let settings = service.settings();
     let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings, session));
-    set_options(&mut peer, &server, &settings, shared);
+    set_options(&mut peer, &server, &settings);
+    let head_timeout = limit(settings.transport.response_header_timeout).or(limit(shared.install.own.first_byte_timeout));
+    if !listener::limit_head(session, head_timeout) {
+        peer.options.read_timeout = head_timeout;
+    }
     if may_hedge(&attempt, context, &server) {
         let outcome = hedge(&mut peer, &service, &settings, shared);
         attempt.set_hedge(outcome);
@@ -79,13 +84,12 @@ fn server_name(server: &Server, settings: &Settings, session: &Session) -> Strin
     crate::rule::http::normal_host(host).into_owned()
 }
 
-fn set_options(peer: &mut HttpPeer, server: &Server, settings: &Settings, shared: &Shared) {
+fn set_options(peer: &mut HttpPeer, server: &Server, settings: &Settings) {
     let transport = &settings.transport;
     peer.group_key = server.pool();
     let options = &mut peer.options;
     options.connection_timeout = limit(transport.dial_timeout);
     options.total_connection_timeout = limit(transport.dial_timeout);
-    options.read_timeout = limit(transport.response_header_timeout).or(limit(shared.install.own.first_byte_timeout));
     options.write_timeout = Some(WRITE_TIMEOUT);
     options.idle_timeout = Some(limit(transport.idle_timeout).map_or(POOL_IDLE_MAX, |idle| idle.min(POOL_IDLE_MAX)));
     options.max_h2_streams = H2_STREAMS_MAX;
