@@ -283,6 +283,18 @@ async fn a_handler_that_drops_the_connection_is_a_failure_of_its_server_however_
 }
 
 #[tokio::test]
+async fn a_request_with_an_empty_chunked_body_is_answered_by_the_next_server_too() {
+    let (good, rude) = (Upstream::named("good").await, Server::start(vec![Step::Until("0\r\n\r\n"), Step::Close]).await);
+    let edge = Edge::start().file(&everything_to(&[format!("http://{}", rude.address), good.url()])).run().await;
+    for _ in 0..2 {
+        let mut client = raw(&edge).await;
+        client.send("DELETE /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await;
+        assert!(client.answer().await.ends_with("good"));
+    }
+    assert_eq!((good.users().len(), *rude.connections.lock().unwrap()), (2, 1));
+}
+
+#[tokio::test]
 async fn a_head_request_hears_that_no_server_answers() {
     let edge = Edge::start().file(&everything_to(&[format!("http://{}", nobody())])).run().await;
     let mut client = raw(&edge).await;

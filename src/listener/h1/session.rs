@@ -281,8 +281,9 @@ impl server::Session for Session {
         self.flush().await
     }
 
+    /// Chunked framing may have turned out to hold nothing: another attempt then has nothing to send, nor to wait for.
     fn is_body_empty(&mut self) -> bool {
-        !self.has_body
+        !self.has_body || (self.body_bytes_read == 0 && self.conn().body.is_done())
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
