@@ -63,7 +63,7 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
         peer.options.read_timeout = head_timeout;
     }
     if may_hedge(&attempt, context, &server) {
-        let outcome = hedge(&mut peer, &service, &settings, shared);
+        let outcome = hedge(&mut peer, &service, &settings, shared, &server);
         attempt.set_hedge(outcome);
     }
     context.attempt = Some(attempt);
@@ -131,9 +131,15 @@ fn may_hedge(attempt: &Attempt, context: &Context, server: &Server) -> bool {
     attempt.is_canary() && context.is_idempotent && server.scheme == Scheme::Http
 }
 
-fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, shared: &Shared) -> Arc<hedge::Outcome> {
+fn hedge(
+    peer: &mut HttpPeer,
+    service: &Arc<Service>,
+    settings: &Settings,
+    shared: &Shared,
+    canary: &Arc<Server>,
+) -> Arc<hedge::Outcome> {
     let outcome = Arc::new(hedge::Outcome::default());
-    let service = Arc::clone(service);
+    let (service, canary) = (Arc::clone(service), Arc::clone(canary));
     // Each has its own connection: one from the pool would not be hedged, and a hedged one may have ended at another server.
     peer.group_key = Server::lone_pool();
     peer.options.idle_timeout = Some(Duration::ZERO);
@@ -141,7 +147,7 @@ fn hedge(peer: &mut HttpPeer, service: &Arc<Service>, settings: &Settings, share
         patience: shared.judged_at,
         dial_timeout: limit(settings.transport.dial_timeout)
             .map_or(hedge::DIAL_TIMEOUT_MAX, |timeout| timeout.min(hedge::DIAL_TIMEOUT_MAX)),
-        substitute: Arc::new(move || service.choose_shield(clock::now())),
+        substitute: Arc::new(move || service.choose_shield(clock::now(), &canary)),
         outcome: Arc::clone(&outcome),
     }));
     outcome

@@ -134,17 +134,23 @@ impl Service {
         self.arms.load().of(Track::Stable).any(|server| matches!(server.health.standing(now), Standing::Available { .. }))
     }
 
-    /// A stable server to ask in a canary's place. Has a budget of its own: it is no more than stable's own share. Never one
-    /// that has yet to show that it is well again: nobody would hear whether it is.
-    pub fn choose_shield(&self, now: Instant) -> Option<Arc<Server>> {
+    /// A stable server to be sent the bytes that were meant for `canary`: one that is spoken to the same way. Has a budget of its
+    /// own: it is no more than stable's own share. Never one that has yet to show that it is well again: nobody would hear
+    /// whether it is.
+    pub fn choose_shield(&self, now: Instant, canary: &Server) -> Option<Arc<Server>> {
         let arms = self.arms.load();
+        let settings = self.settings.load();
+        let is_alike = |server: &Server| {
+            let is_same_host = settings.pass_host_header || server.authority == canary.authority;
+            is_same_host && server.scheme == canary.scheme && server.path == canary.path
+        };
         let available = |server: &Server| matches!(server.health.standing(now), Standing::Available { .. });
         let shield = |member: &Member| {
-            let is_shield = member.track == Track::Stable && available(&member.server);
+            let is_shield = member.track == Track::Stable && available(&member.server) && is_alike(&member.server);
             if is_shield { view(member, Track::Stable, now, &[]) } else { None }
         };
-        let strategy = self.settings.load().strategy;
-        let picked = balance::pick(arms.members(), strategy, &self.stable_wheel, fastrand::u64(..), shield, |_| false)?;
+        let random = fastrand::u64(..);
+        let picked = balance::pick(arms.members(), settings.strategy, &self.stable_wheel, random, shield, |_| false)?;
         arms.members().get(picked.index).map(|member| Arc::clone(&member.server))
     }
 
@@ -190,7 +196,7 @@ fn is_among(tried: &[Arc<Server>], server: &Arc<Server>) -> bool {
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::config::dynamic::Endpoint;
+    use crate::config::dynamic::{Endpoint, Scheme};
     use crate::health::Start;
 
     /// A service with one server for each endpoint.
@@ -203,6 +209,20 @@ mod tests {
             |(server, (_, track)): (&Arc<Server>, &(Endpoint, Track))| Member { server: Arc::clone(server), track: *track };
         service.set_arms(Arms::new(servers.iter().zip(members).map(member).collect()));
         (service, servers)
+    }
+
+    #[test]
+    fn the_bytes_for_a_canary_go_to_no_stable_server_that_would_read_them_otherwise() {
+        let tls = Endpoint { scheme: Scheme::Https, ..Endpoint::local(2) };
+        let based = Endpoint { path: "/base".to_owned(), preserve_path: true, ..Endpoint::local(3) };
+        for (stable, pass_host_header, is_asked) in
+            [(Endpoint::local(1), true, true), (Endpoint::local(1), false, false), (tls, true, false), (based, true, false)]
+        {
+            let settings = Settings { pass_host_header, ..Settings::default() };
+            let (service, servers) = service(settings, &[(stable.clone(), Track::Stable), (Endpoint::local(9), Track::Canary)]);
+            let shield = service.choose_shield(clock::now(), &servers[1]);
+            assert_eq!(shield.is_some(), is_asked, "{stable:?}");
+        }
     }
 
     #[test]
