@@ -56,7 +56,7 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
     context.attempts += 1;
     context.seen.server = Some(Arc::clone(&server));
     let settings = service.settings();
-    let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings, session));
+    let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings));
     set_options(&mut peer, &server, &settings);
     let head_timeout = limit(settings.transport.response_header_timeout).or(limit(shared.install.own.first_byte_timeout));
     if !listener::limit_head(session, head_timeout) {
@@ -70,18 +70,14 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
     Ok(Box::new(peer))
 }
 
-fn server_name(server: &Server, settings: &Settings, session: &Session) -> String {
-    if server.scheme != Scheme::Https {
-        return String::new();
+/// The name that a server is asked for, and that its certificate must have: `serverName`, or the host of its URL. As in Go it is
+/// never the client's Host, and an address is verified but not sent.
+fn server_name(server: &Server, settings: &Settings) -> String {
+    match (&settings.transport.server_name, server.scheme) {
+        (Some(name), Scheme::Https) => name.clone(),
+        (None, Scheme::Https) => server.host.clone(),
+        (_, Scheme::Http | Scheme::H2c | Scheme::Tcp | Scheme::Tls) => String::new(),
     }
-    if let Some(name) = &settings.transport.server_name {
-        return name.clone();
-    }
-    if server.is_named() || !settings.pass_host_header {
-        return server.host.clone();
-    }
-    let host = session.req_header().headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    crate::rule::http::normal_host(host).into_owned()
 }
 
 fn set_options(peer: &mut HttpPeer, server: &Server, settings: &Settings) {
@@ -266,6 +262,16 @@ mod tests {
         address(&mut head, &context).unwrap();
         let seen = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("-");
         assert_eq!((seen, head.uri.to_string().as_str()), expected, "{host:?}");
+    }
+
+    #[test]
+    fn a_clients_host_does_not_decide_whose_certificate_is_expected() {
+        let server = |scheme| Server::new(&Endpoint { scheme, ..Endpoint::local(443) }, clock::now(), Start::Established);
+        let mut settings = Settings { pass_host_header: true, ..Settings::default() };
+        assert_eq!(server_name(&server(Scheme::Https), &settings), "127.0.0.1");
+        assert_eq!(server_name(&server(Scheme::Http), &settings), "");
+        settings.transport.server_name = Some("inner.test".to_owned());
+        assert_eq!(server_name(&server(Scheme::Https), &settings), "inner.test");
     }
 
     #[test]
