@@ -140,6 +140,11 @@ impl Attempt {
         self.settle(now, fared, verdict);
     }
 
+    /// It ended at one of its server's addresses only, and goes on at another: nobody's failure.
+    pub fn withdrawn(&mut self, now: Instant) {
+        self.settle(now, Fared::Ignored, Verdict::Ignored);
+    }
+
     /// It failed when somebody had begun to answer: that is what health hears of, whoever it was.
     fn failed_late(&mut self, now: Instant, failure: Failure) {
         let is_servers = matches!(failure, Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken);

@@ -3,6 +3,7 @@
 //! Health and evidence hear of it from its [`Attempt`], however it ends. Metrics and access log hear of it in
 //! [`Context::close`], which the engine calls last: a request that panics, or is cut off when a drain is over, has no line.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -59,6 +60,10 @@ pub struct Context {
     pub stale: u32,
     /// Attempts among them that ended at a server where nobody listens.
     pub refused: u32,
+    /// The address that the attempt under way is dialled at.
+    pub address: Option<SocketAddr>,
+    /// Addresses of names that could not be dialled.
+    pub dead_addresses: Vec<SocketAddr>,
     /// Servers that this request is not sent to again.
     pub tried: Vec<Arc<Server>>,
     /// What the request left behind in the middlewares of its route.
@@ -118,6 +123,8 @@ impl Context {
             attempts: 0,
             stale: 0,
             refused: 0,
+            address: None,
+            dead_addresses: Vec::new(),
             tried: Vec::new(),
             memo: None,
             transform: None,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header;
 use pingora::protocols::ALPN;
@@ -54,6 +54,7 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
     let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
     let Some(address) = server.address() else { return Err(Error::new(ErrorType::HTTPStatus(502))) };
     context.attempts += 1;
+    context.address = Some(address);
     context.seen.server = Some(Arc::clone(&server));
     let settings = service.settings();
     let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings));
@@ -202,27 +203,56 @@ fn may_shield(session: &Session, context: &Context) -> bool {
 
 /// An attempt failed. True when the request is to be tried on another server.
 pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, is_replayable: bool) -> bool {
-    let now = clock::now();
-    let is_repeatable = context.is_idempotent && is_replayable && context.stale < STALE_MAX;
-    let was_pooled = failure == Failure::Stale;
-    let failure = failure.judged(context.attempt.as_ref().map_or(Duration::ZERO, |attempt| attempt.age(now)), is_repeatable);
     context.seen.failure = Some(failure);
     let Some(mut attempt) = context.attempt.take() else { return false };
-    context.seen.origin_duration = now.saturating_duration_since(attempt.started());
-    attempt.failed(now, failure);
-    let server = Arc::clone(attempt.server());
-    let has_other_address = matches!(failure, Failure::Refused | Failure::Connect) && server.turn_address();
-    if was_pooled {
+    let now = clock::now();
+    let is_repeatable = context.is_idempotent && is_replayable && context.stale < STALE_MAX;
+    if failure == Failure::Stale {
         // Its other pooled connections are as old: nobody else is to meet them.
-        server.renew_pool();
+        attempt.server().renew_pool();
     }
+    let failure = failure.judged(attempt.age(now), is_repeatable);
+    context.seen.failure = Some(failure);
+    context.seen.origin_duration = attempt.age(now);
+    let has_other_address = note(context, attempt.server(), failure);
+    let is_repeated = is_repeated(shared, context, &attempt, failure, is_replayable, now);
+    if has_other_address && is_repeated {
+        attempt.withdrawn(now);
+    } else {
+        attempt.failed(now, failure);
+    }
+    is_repeated
+}
+
+/// Notes where a request that failed need not go again. True when its server has another address, where it may.
+fn note(context: &mut Context, server: &Arc<Server>, failure: Failure) -> bool {
     if failure == Failure::Stale {
         // The repetition dials anew, so it may go to the same server.
         context.stale = (context.stale + 1).min(STALE_MAX);
-    } else if failure != Failure::Unprocessed && !has_other_address {
-        context.tried.push(server);
-        context.refused = (context.refused + u32::from(failure == Failure::Refused)).min(REFUSED_MAX);
+        return false;
     }
+    if failure == Failure::Unprocessed {
+        return false;
+    }
+    let dead = context.address.filter(|_| matches!(failure, Failure::Refused | Failure::Connect));
+    if let Some(dead) = dead.filter(|dead| server.turn_address(*dead, &context.dead_addresses)) {
+        context.dead_addresses.push(dead);
+        return true;
+    }
+    context.tried.push(Arc::clone(server));
+    context.refused = (context.refused + u32::from(failure == Failure::Refused)).min(REFUSED_MAX);
+    false
+}
+
+/// Whether the request is sent once more. Takes what that costs from the service's budget.
+fn is_repeated(
+    shared: &Shared,
+    context: &Context,
+    attempt: &Attempt,
+    failure: Failure,
+    is_replayable: bool,
+    now: Instant,
+) -> bool {
     let Some(service) = &context.service else { return false };
     // A canary's failures are made good for by stable whatever they number: that is no more than stable's own share.
     let is_shielded = attempt.is_canary() && service.has_shield(now);

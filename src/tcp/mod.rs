@@ -42,8 +42,8 @@ pub(crate) async fn serve(pipe: Pipe, service: &Service, counters: &Counters) {
 
 /// The first server that answers, counted in.
 async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
-    let mut tried = Vec::new();
-    for _ in 0..DIALS_MAX {
+    let (mut tried, mut refused) = (Vec::new(), Vec::new());
+    for dials_left in (0..DIALS_MAX).rev() {
         let (server, address) = service.choose_dial(clock::now(), &tried)?;
         let failure = match tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
@@ -56,8 +56,10 @@ async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
             Err(_elapsed) => format!("no answer in {} s", DIAL_MAX.as_secs()),
         };
         tracing::info!(service = %service.label, server = server.authority, error = failure, "could not dial a TCP server");
-        service.record_health(&server, clock::now(), Attempt::Refused);
-        if !server.turn_address() {
+        if server.turn_address(address, &refused) && dials_left > 0 {
+            refused.push(address);
+        } else {
+            service.record_health(&server, clock::now(), Attempt::Refused);
             tried.push(server);
         }
     }
