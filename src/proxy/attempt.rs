@@ -66,6 +66,11 @@ impl Attempt {
         self.hedge.as_ref().and_then(|hedge| hedge.substitute())
     }
 
+    /// The server that a hedge asked too, whatever came of it.
+    pub fn hedged_by(&self) -> Option<&Arc<Server>> {
+        self.hedge.as_ref().and_then(|hedge| hedge.asked())
+    }
+
     /// The server whose answer is heard: the one it was sent to, or the one that a hedge asked.
     pub fn answering(&self) -> &Arc<Server> {
         self.substitute().unwrap_or_else(|| self.guard.server())

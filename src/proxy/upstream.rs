@@ -136,7 +136,7 @@ fn hedge(
     canary: &Arc<Server>,
 ) -> Arc<hedge::Outcome> {
     let outcome = Arc::new(hedge::Outcome::default());
-    let (service, canary) = (Arc::clone(service), Arc::clone(canary));
+    let (choosing, telling, canary) = (Arc::clone(service), Arc::clone(service), Arc::clone(canary));
     // Each has its own connection: one from the pool would not be hedged, and a hedged one may have ended at another server.
     peer.group_key = Server::lone_pool();
     peer.options.idle_timeout = Some(Duration::ZERO);
@@ -144,7 +144,8 @@ fn hedge(
         patience: shared.judged_at,
         dial_timeout: limit(settings.transport.dial_timeout)
             .map_or(hedge::DIAL_TIMEOUT_MAX, |timeout| timeout.min(hedge::DIAL_TIMEOUT_MAX)),
-        substitute: Arc::new(move || service.choose_shield(clock::now(), &canary)),
+        substitute: Arc::new(move || choosing.choose_shield(clock::now(), &canary)),
+        tell: Arc::new(move |server, _, fared| telling.record_health(server, clock::now(), fared)),
         outcome: Arc::clone(&outcome),
     }));
     outcome
@@ -215,6 +216,7 @@ pub fn attempt_failed(shared: &Shared, context: &mut Context, failure: Failure, 
     context.seen.failure = Some(failure);
     context.seen.origin_duration = attempt.age(now);
     let has_other_address = note(context, attempt.server(), failure);
+    context.tried.extend(attempt.hedged_by().cloned());
     let is_repeated = is_repeated(shared, context, &attempt, failure, is_replayable, now);
     if has_other_address && is_repeated {
         attempt.withdrawn(now);
