@@ -100,7 +100,7 @@ impl Attempt {
             _ => Fared::Ok,
         };
         if let Some(substitute) = self.substitute().cloned() {
-            self.service.record_health(&substitute, now, fared);
+            self.service.record_health(&substitute, now, self.started, fared);
             self.settle(now, Fared::Ignored, Verdict::Slow);
             return;
         }
@@ -108,7 +108,7 @@ impl Attempt {
         if is_failure || is_stream || age >= self.judged_at {
             self.settle(now, fared, if is_failure { Verdict::Fail } else { Verdict::Ok });
         } else if self.progress == Progress::Waiting {
-            self.service.record_health(self.guard.server(), now, fared);
+            self.service.record_health(self.guard.server(), now, self.started, fared);
             self.progress = Progress::Answered(age);
         }
     }
@@ -154,7 +154,7 @@ impl Attempt {
     fn failed_late(&mut self, now: Instant, failure: Failure) {
         let is_servers = matches!(failure, Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken);
         if is_servers {
-            self.service.record_health(self.answering(), now, Fared::Failed);
+            self.service.record_health(self.answering(), now, self.started, Fared::Failed);
         }
         match std::mem::replace(&mut self.progress, Progress::Settled) {
             Progress::Waiting => {
@@ -177,7 +177,7 @@ impl Attempt {
         if std::mem::replace(&mut self.progress, Progress::Settled) != Progress::Waiting {
             return;
         }
-        self.service.record_health(self.guard.server(), now, fared);
+        self.service.record_health(self.guard.server(), now, self.started, fared);
         let age = self.age(now);
         let verdict = if age >= self.judged_at && verdict != Verdict::Ignored { Verdict::Slow } else { verdict };
         self.testify(verdict, matches!(verdict, Verdict::Ok | Verdict::Slow).then_some(age));

@@ -145,7 +145,7 @@ fn hedge(
         dial_timeout: limit(settings.transport.dial_timeout)
             .map_or(hedge::DIAL_TIMEOUT_MAX, |timeout| timeout.min(hedge::DIAL_TIMEOUT_MAX)),
         substitute: Arc::new(move || choosing.choose_shield(clock::now(), &canary)),
-        tell: Arc::new(move |server, _, fared| telling.record_health(server, clock::now(), fared)),
+        tell: Arc::new(move |server, asked_at, fared| telling.record_health(server, clock::now(), asked_at, fared)),
         outcome: Arc::clone(&outcome),
     }));
     outcome

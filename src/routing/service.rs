@@ -154,11 +154,11 @@ impl Service {
         arms.members().get(picked.index).map(|member| Arc::clone(&member.server))
     }
 
-    /// Counts how an attempt ended in the server's health, and tells the log of what that changed.
-    pub fn record_health(&self, server: &Server, now: Instant, attempt: Attempt) {
+    /// Counts how an attempt ended that had begun at `started` in the server's health, and tells the log of what that changed.
+    pub fn record_health(&self, server: &Server, now: Instant, started: Instant, attempt: Attempt) {
         server.count(attempt);
         // A spread of up to a fifth to either side keeps several servers from coming back at the same moment.
-        if let Some(change) = server.health.record(now, attempt, fastrand::f64() * 2.0 - 1.0) {
+        if let Some(change) = server.health.record(now, started, attempt, fastrand::f64() * 2.0 - 1.0) {
             tracing::warn!(service = %self.label, server = server.url, "{change}");
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         let (service, servers) = service(Settings::default(), &endpoints);
         let now = clock::now();
         for _ in 0..2 {
-            service.record_health(&servers[0], now, Attempt::Refused);
+            service.record_health(&servers[0], now, now, Attempt::Refused);
         }
         // The canary has no share: whoever is drawn to stable is answered by it all the same, and nobody takes that for evidence.
         for _ in 0..100 {

@@ -44,10 +44,11 @@ pub(crate) async fn serve(pipe: Pipe, service: &Service, counters: &Counters) {
 async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
     let (mut tried, mut refused) = (Vec::new(), Vec::new());
     for dials_left in (0..DIALS_MAX).rev() {
-        let (server, address) = service.choose_dial(clock::now(), &tried)?;
+        let started = clock::now();
+        let (server, address) = service.choose_dial(started, &tried)?;
         let failure = match tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                service.record_health(&server, clock::now(), Attempt::Ok);
+                service.record_health(&server, clock::now(), started, Attempt::Ok);
                 // A socket that refuses an option still carries bytes.
                 let _ = stream.set_nodelay(true).and(keep_alive(&stream));
                 return Some((stream, server.enter()));
@@ -59,7 +60,7 @@ async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
         if server.turn_address(address, &refused) && dials_left > 0 {
             refused.push(address);
         } else {
-            service.record_health(&server, clock::now(), Attempt::Refused);
+            service.record_health(&server, clock::now(), started, Attempt::Refused);
             tried.push(server);
         }
     }
