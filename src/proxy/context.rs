@@ -161,12 +161,30 @@ impl Context {
         }
     }
 
+    /// An attempt begins. What was measured of an earlier one is over.
+    pub fn begin(&mut self, attempt: Attempt, address: SocketAddr) {
+        self.attempts += 1;
+        self.address = Some(address);
+        self.seen.server = Some(Arc::clone(attempt.server()));
+        self.seen.origin_duration = Duration::ZERO;
+        self.attempt = Some(attempt);
+    }
+
+    /// The attempt under way is over, if there is one. Its answer may have ended with its head, which nobody is told.
+    fn settle_attempt(&mut self, now: Instant) {
+        if let Some(attempt) = self.attempt.take()
+            && self.seen.origin_duration.is_zero()
+        {
+            self.seen.origin_duration = attempt.age(now);
+        }
+    }
+
     /// A piece of a server's answer came, the last one if it has ended.
     pub fn origin_sent(&mut self, now: Instant, has_ended: bool) {
         let Some(attempt) = &mut self.attempt else { return };
         attempt.body_came(now, has_ended);
         if has_ended {
-            self.seen.origin_duration = now.saturating_duration_since(attempt.started());
+            self.seen.origin_duration = attempt.age(now);
         }
     }
 }
@@ -184,11 +202,7 @@ impl Context {
         };
         self.seen.request_bytes = session.body_bytes_read() as u64;
         self.seen.response_bytes = session.body_bytes_sent() as u64;
-        if let Some(attempt) = self.attempt.take()
-            && self.seen.origin_duration.is_zero()
-        {
-            self.seen.origin_duration = now.saturating_duration_since(attempt.started());
-        }
+        self.settle_attempt(now);
         self.count(shared, session, now);
         self.log(shared, session, now);
     }
@@ -319,8 +333,31 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::dynamic::MiddlewareKind;
+    use crate::config::dynamic::{Endpoint, MiddlewareKind};
+    use crate::health::Start;
     use crate::middleware;
+    use crate::names::Name;
+    use crate::routing::service::Settings;
+
+    #[test]
+    fn after_a_retry_the_log_tells_how_long_the_server_took_that_answered() {
+        let start = clock::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let endpoint = Endpoint::local(1);
+        let service = Arc::new(Service::new(Name::new("web", "file"), Settings::default(), start));
+        let server = Arc::new(Server::new(&endpoint, start, Start::Established));
+        let attempt = |now| Attempt::begin(&service, &server, None, now, Duration::from_secs(2));
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut context = Context::new(start, clock::wall());
+        context.begin(attempt(start), address);
+        // It failed.
+        context.attempt = None;
+        context.seen.origin_duration = Duration::from_millis(900);
+        // 204: nobody tells the end of a body that is not there.
+        context.begin(attempt(at(900)), address);
+        context.settle_attempt(at(905));
+        assert_eq!(context.seen.origin_duration, Duration::from_millis(5));
+    }
 
     #[test]
     fn a_compressed_body_is_whole_even_if_trailers_end_it() {

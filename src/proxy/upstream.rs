@@ -53,9 +53,6 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
     // From here on whatever happens gives draw and permit back.
     let mut attempt = Attempt::begin(&service, &server, draw, now, shared.judged_at);
     let Some(address) = server.address() else { return Err(Error::new(ErrorType::HTTPStatus(502))) };
-    context.attempts += 1;
-    context.address = Some(address);
-    context.seen.server = Some(Arc::clone(&server));
     let settings = service.settings();
     let mut peer = HttpPeer::new(address, server.scheme == Scheme::Https, server_name(&server, &settings));
     set_options(&mut peer, &server, &settings);
@@ -67,7 +64,7 @@ pub fn choose(shared: &Shared, session: &mut Session, context: &mut Context) -> 
         let outcome = hedge(&mut peer, &service, &settings, shared, &server);
         attempt.set_hedge(outcome);
     }
-    context.attempt = Some(attempt);
+    context.begin(attempt, address);
     Ok(Box::new(peer))
 }
 
