@@ -268,10 +268,18 @@ fn is_repeated(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::config::dynamic::Endpoint;
+    use crate::config::install::Prometheus;
     use crate::health::Start;
-    use crate::names::Name;
+    use crate::names::{Name, Track};
+    use crate::observe::metrics::Metrics;
+    use crate::proxy::shared::StageCell;
+    use crate::routing::server::{Arms, Member};
+    use crate::tls::store::CertificateStore;
 
     /// The Host and target that a server at `127.0.0.1:80/base` gets.
     #[track_caller]
@@ -291,6 +299,71 @@ mod tests {
         address(&mut head, &context).unwrap();
         let seen = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("-");
         assert_eq!((seen, head.uri.to_string().as_str()), expected, "{host:?}");
+    }
+
+    /// A proxy with nothing but its defaults.
+    fn shared() -> Shared {
+        crate::tls::install_crypto_provider();
+        let default = crate::tls::certificate::generate_default(clock::wall()).unwrap();
+        Shared {
+            install: Arc::default(),
+            snapshots: Arc::default(),
+            challenges: Arc::default(),
+            challenge_entrypoints: BTreeSet::new(),
+            metrics: Arc::new(Metrics::new(&Prometheus::default(), false)),
+            entrypoint_metrics: Vec::new(),
+            counters: Arc::default(),
+            access_log: None,
+            stage: StageCell::default(),
+            hostname: http::HeaderValue::from_static("test"),
+            judged_at: Duration::from_secs(2),
+            certificates: Arc::new(CertificateStore::new(Arc::new(default))),
+            rollouts: Arc::default(),
+            started_at: clock::wall(),
+        }
+    }
+
+    /// A request whose first attempt went to the first of these servers of a service.
+    fn first_attempt(servers: &[&Arc<Server>]) -> (Arc<Service>, Context) {
+        let now = clock::now();
+        let service = Arc::new(Service::new(Name::new("web", "file"), Settings::default(), now));
+        let member = |server: &&Arc<Server>| Member { server: Arc::clone(server), track: Track::Stable };
+        service.set_arms(Arms::new(servers.iter().map(member).collect()));
+        let mut context = Context::new(now, clock::wall());
+        context.begin(Attempt::begin(&service, servers[0], None, now, Duration::from_secs(2)), servers[0].address().unwrap());
+        context.service = Some(Arc::clone(&service));
+        context.is_idempotent = true;
+        (service, context)
+    }
+
+    fn local(port: u16) -> Arc<Server> {
+        Arc::new(Server::new(&Endpoint::local(port), clock::now(), Start::Established))
+    }
+
+    #[test]
+    fn where_nobody_listens_the_next_server_is_asked_however_many_requests_were_repeated_lately() {
+        let shared = shared();
+        for (failure, is_repeated) in [(Failure::Refused, true), (Failure::Broken, false)] {
+            let (service, mut context) = first_attempt(&[&local(1), &local(2)]);
+            while service.try_retry(clock::now()) {}
+            assert_eq!(attempt_failed(&shared, &mut context, failure, true), is_repeated, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_one_dead_address_is_not_taken_for_a_dead_server() {
+        let (shared, now) = (shared(), clock::now());
+        let endpoint = Endpoint { host: "name.test".to_owned(), ..Endpoint::local(80) };
+        let server = Arc::new(Server::new(&endpoint, now, Start::Established));
+        let addresses = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 80)));
+        server.set_addresses(addresses.to_vec());
+        let (service, mut context) = first_attempt(&[&server]);
+        assert!(attempt_failed(&shared, &mut context, Failure::Refused, true));
+        assert_eq!((server.address(), server.health.seen(now)), (Some(addresses[1]), (0, 0)));
+        // The other one is dead too: that is the server.
+        context.begin(Attempt::begin(&service, &server, None, now, Duration::from_secs(2)), addresses[1]);
+        assert!(!attempt_failed(&shared, &mut context, Failure::Refused, true));
+        assert_eq!(server.health.seen(now), (1, 1));
     }
 
     #[test]
