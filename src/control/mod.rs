@@ -498,6 +498,10 @@ impl Control {
 
     fn take_catalog(&mut self, state: &ConsulState) {
         self.outputs.metrics.set_consul_up(state.reachable);
+        if !state.is_complete && state.catalog.is_empty() && !self.provided.contains_key(CONSUL) {
+            // Nothing is known yet, which is not the same as nothing being there.
+            return;
+        }
         self.catalog.clone_from(&state.catalog);
         self.credibility = credibility(&state.trust, clock::now());
         self.translate_catalog();
@@ -568,18 +572,13 @@ fn in_place<T>(work: impl FnOnce() -> T) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// The next state of the catalog that is whole. Never comes when Consul is no provider, or its task has ended.
+/// The next state of the catalog, whole or, when that takes too long, in part. Never comes when Consul is no provider, or its task has ended.
 async fn next_catalog(consul: &mut Option<watch::Receiver<ConsulState>>) -> Option<ConsulState> {
     let Some(receiver) = consul else { return std::future::pending().await };
-    loop {
-        if receiver.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        let state = receiver.borrow_and_update().clone();
-        if state.is_complete {
-            return Some(state);
-        }
+    if receiver.changed().await.is_err() {
+        return std::future::pending().await;
     }
+    Some(receiver.borrow_and_update().clone())
 }
 
 async fn next_files(files: &mut Option<watch::Receiver<Option<FileState>>>) -> Option<FileState> {

@@ -551,6 +551,20 @@ traefik_tls_certs_not_after Certificate expiration timestamp
     }
 
     #[test]
+    fn a_server_has_series_of_its_own_however_many_came_and_went_while_nobody_read() {
+        let metrics = all_switched_on();
+        for n in 0..SERVERS_MAX {
+            metrics.server("s@file", &format!("http://127.0.0.1:{n}")).record("ok");
+        }
+        let server = metrics.server("s@file", "http://127.0.0.2:1");
+        server.record("ok");
+        check(
+            &text(&metrics),
+            &[r#"tidegate_server_requests_total{outcome="ok",server="http://127.0.0.2:1",service="s@file"} 1"#],
+        );
+    }
+
+    #[test]
     fn servers_beyond_the_limit_share_series() {
         let metrics = all_switched_on();
         let servers: Vec<_> = (0..SERVERS_MAX + 5).map(|n| metrics.server("s@file", &format!("http://127.0.0.1:{n}"))).collect();
