@@ -6,6 +6,7 @@ use crate::config::problem::At;
 /// Control with nothing but what a test tells it.
 struct Scene {
     control: Control,
+    _state: tempfile::TempDir,
     snapshots: Arc<SnapshotHandle>,
 }
 
@@ -22,8 +23,11 @@ fn scene() -> Scene {
         metrics: Arc::new(Metrics::new(&Prometheus::default(), true)),
         ready: watch::channel(true).0,
     };
-    let (control, _task) = Control::new(Arc::new(Install::default()), Vec::new(), outputs).unwrap();
-    Scene { control, snapshots }
+    let state = tempfile::tempdir().unwrap();
+    let mut install = Install::default();
+    install.own.state = state.path().to_owned();
+    let (control, _task) = Control::new(Arc::new(install), Vec::new(), outputs).unwrap();
+    Scene { control, _state: state, snapshots }
 }
 
 fn endpoint(instance: Option<&str>) -> Endpoint {
