@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use decision::{Decision, Why};
 pub use ledger::{Draw, Ledger, Verdict};
-pub use machine::{Arm, Machine, Nature, Probed, Report, Seen};
+pub use machine::{Arm, Direction, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
 
 use reader::{Reader, Tally};
@@ -82,6 +82,11 @@ impl Rollout {
     /// Goes on under another policy.
     pub fn set_policy(&mut self, policy: Policy) {
         self.machine.set_policy(policy);
+    }
+
+    /// The machine, to be directed: what is asked of it takes effect with the next step.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
     }
 
     /// The machine: its report, and what is kept on disk.

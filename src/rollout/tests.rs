@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::machine::{Arm, Machine, Nature, Probed, Seen};
+use super::machine::{Arm, Direction, Machine, Nature, Probed, Seen};
 use super::phase::Phase;
 use super::policy::{Latency, Policy};
 use super::reader::{Counts, Live, Tally};
@@ -333,6 +333,42 @@ fn a_machine_read_from_disk_goes_on_where_it_was() {
     tale.machine = serde_json::from_str::<Machine>(&disk).unwrap().with_policy(Policy::default());
     assert_eq!((tale.machine.report(), tale.machine.share()), (report, share));
     tale.pass(15).check(&["6.67 % -> 20 %: 0 of 40 canary requests failed"]);
+}
+
+#[test]
+fn a_deployment_may_withhold_a_share_and_give_everything_to_a_canary_that_bears_it() {
+    let mut tale = Tale::ramped();
+    let earned = tale.machine.share();
+    let percent = |machine: &Machine| machine.share().fraction() * 100.0;
+    for (direction, share) in [
+        (Direction::Withhold, 0.0),
+        (Direction::AtMost(Share::from_fraction(0.01)), 1.0),
+        (Direction::AtMost(Share::ALL), earned.fraction() * 100.0),
+        (Direction::AllToCanary, 100.0),
+    ] {
+        tale.machine.direct(direction);
+        assert!((percent(&tale.machine) - share).abs() < 0.01, "{direction:?}");
+    }
+    // It buckles under all of the traffic: stable is there again at once.
+    tale.trip();
+    assert_eq!(tale.machine.share(), Share::ZERO);
+    assert_eq!(tale.machine.report().share, 0.0);
+}
+
+#[test]
+fn what_was_promoted_is_held_against_the_hour_before() {
+    let mut tale = Tale::ramped();
+    tale.machine.watch(Duration::from_secs(tale.now));
+    (tale.stable, tale.canary) = (tale.canary, Arm::default());
+    tale.does = [(0, 0), (10, 0)];
+    tale.pass(60);
+    assert!(tale.machine.report().evidence_watch < 1.0);
+    tale.does = [(0, 0), (10, 3)];
+    tale.pass(10);
+    assert!(tale.machine.report().evidence_watch >= 100.0);
+    assert!(tale.machine.report().watched.fail > 0);
+    tale.machine.end_watch();
+    assert_eq!(tale.machine.report().evidence_watch, 0.0);
 }
 
 #[test]

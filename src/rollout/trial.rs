@@ -161,6 +161,11 @@ impl Trial {
         matches!(self.phase, Phase::Failed { .. } | Phase::Released { .. } | Phase::Hold { .. })
     }
 
+    /// Whether it may be given more than it has earned: it answers, and nothing is held against it.
+    pub(super) fn is_borne(&self) -> bool {
+        matches!(self.phase, Phase::Ramp { .. } | Phase::Earned { .. })
+    }
+
     /// Whether the last step began it anew.
     pub(super) fn begins_anew(&self) -> bool {
         self.anew
@@ -434,12 +439,10 @@ impl Trial {
             version: Some(self.version.clone()),
             phase: self.phase.name(),
             step: if let Phase::Ramp { step } = self.phase { step + 1 } else { 0 },
-            share: self.share().fraction(),
             evidence_concurrent: self.failures.value(),
             evidence_history: self.rate.value(),
             evidence_slow: self.slowness.value(),
             evidence_better: self.better.value(),
-            threshold: ACT_AT,
             tolerated_rate: self.tolerated(),
             canary: self.canary,
             stable: self.stable,
