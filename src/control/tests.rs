@@ -6,6 +6,7 @@ use crate::config::problem::At;
 /// Control with nothing but what a test tells it.
 struct Scene {
     control: Control,
+    _state: tempfile::TempDir,
     snapshots: Arc<SnapshotHandle>,
 }
 
@@ -13,7 +14,7 @@ fn scene() -> Scene {
     scene_of(Install::default())
 }
 
-fn scene_of(install: Install) -> Scene {
+fn scene_of(mut install: Install) -> Scene {
     crate::tls::install_crypto_provider();
     let default = certificate::generate_default(clock::wall()).unwrap();
     let snapshots = Arc::<SnapshotHandle>::default();
@@ -26,8 +27,10 @@ fn scene_of(install: Install) -> Scene {
         metrics: Arc::new(Metrics::new(&Prometheus::default(), true)),
         ready: watch::channel(true).0,
     };
+    let state = tempfile::tempdir().unwrap();
+    install.own.state = state.path().to_owned();
     let (control, _task) = Control::new(Arc::new(install), Vec::new(), outputs).unwrap();
-    Scene { control, snapshots }
+    Scene { control, _state: state, snapshots }
 }
 
 fn endpoint(instance: Option<&str>) -> Endpoint {

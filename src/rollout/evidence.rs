@@ -237,6 +237,15 @@ impl Recent {
         }
     }
 
+    /// Goes on after a time in which nobody looked, as if that time had not been.
+    pub fn skip(&mut self, gap: Duration) {
+        self.end = self.end.saturating_add(gap);
+        for slice in &mut self.slices {
+            slice.opened = slice.opened.saturating_add(gap);
+            slice.closed = slice.closed.saturating_add(gap);
+        }
+    }
+
     /// Up to when everything is judged.
     pub fn end(&self) -> Duration {
         self.end

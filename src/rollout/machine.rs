@@ -98,7 +98,7 @@ pub struct Machine {
     direction: Direction,
     stepped: Duration,
     begun: u32,
-    /// Trips of this process's ledger that have been dealt with.
+    /// Trips of this ledger that have been dealt with.
     #[serde(skip)]
     trips: u16,
     said: String,
@@ -233,6 +233,18 @@ impl Machine {
             None => report,
         };
         Report { share: self.share().fraction(), ..report }
+    }
+
+    /// Begins to be stepped, or goes on after a time in which nobody looked: that time is no part of a step, a suspension or a
+    /// silence, and the probe whose answer nobody heard is asked again. Stable's hour is an hour all the same. `trips` of
+    /// the ledger, as far as they are dealt with.
+    pub(super) fn go_on(&mut self, now: Duration, trips: u16) {
+        let gap = now.saturating_sub(self.stepped);
+        (self.stepped, self.trips) = (now, trips);
+        self.recent.skip(gap);
+        if let Some(trial) = &mut self.trial {
+            trial.skip(gap);
+        }
     }
 
     pub(super) fn trips(&self) -> u16 {

@@ -49,8 +49,10 @@ pub struct Situation<'a> {
 }
 
 impl Rollout {
-    /// Takes over a machine: a new one, or one read from disk.
-    pub fn new(now: Duration, ledger: &Ledger, machine: Machine) -> Self {
+    /// Takes over a machine: a new one, or one read from disk, which goes on where it was.
+    pub fn new(now: Duration, ledger: &Ledger, mut machine: Machine) -> Self {
+        // A trip set before is not dealt with.
+        machine.go_on(now, ledger.trips().wrapping_sub(1));
         Self { reader: Reader::new(now, ledger), begun: machine.begun(), machine }
     }
 

@@ -153,4 +153,14 @@ impl Trial {
             self.say(cx, Share::ZERO, Why::Released { holds: self.holds });
         }
     }
+
+    /// Goes on after a time in which nobody looked.
+    pub(super) fn skip(&mut self, gap: Duration) {
+        (self.probe_asked, self.probe_due) = (None, false);
+        self.share_set = self.share_set.saturating_add(gap);
+        if let Phase::Suspended(suspension) = &mut self.phase {
+            suspension.at = suspension.at.saturating_add(gap);
+            suspension.answered = suspension.answered.saturating_add(gap);
+        }
+    }
 }

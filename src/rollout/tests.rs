@@ -28,6 +28,11 @@ const fn arm(instances: u16, fit: u16) -> Arm {
     Arm { instances, fit }
 }
 
+fn written_and_read(machine: &Machine) -> Machine {
+    let disk = serde_json::to_string(machine).unwrap();
+    serde_json::from_str::<Machine>(&disk).unwrap().with_policy(machine.policy().clone())
+}
+
 impl Tale {
     /// The canary comes at second 3600.
     fn new(policy: Policy) -> Self {
@@ -90,6 +95,15 @@ impl Tale {
         let all = self.said.len() == expected.len() && self.said.iter().zip(expected).all(fits);
         assert!(all, "{:#?}\n{expected:#?}", self.said);
         self.said.clear();
+        self
+    }
+
+    /// The proxy is killed, and another one goes on with what was on disk so many seconds later.
+    fn restart(&mut self, away: u64) -> &mut Self {
+        self.machine = written_and_read(&self.machine);
+        self.now += away;
+        self.machine.go_on(Duration::from_secs(self.now), u16::MAX);
+        self.live = Live::default();
         self
     }
 
@@ -355,4 +369,82 @@ fn what_was_promoted_is_held_against_the_hour_before() {
     assert!(tale.machine.report().watched.fail > 0);
     tale.machine.end_watch();
     assert_eq!(tale.machine.report().evidence_watch, 0.0);
+}
+
+#[test]
+fn hours_in_which_nobody_looked_are_no_part_of_a_step() {
+    let mut tale = Tale::ramped();
+    tale.pass(10).restart(3 * 3600).pass(25).check(&[]);
+    tale.pass(10).check(&["6.67 % -> 20 %: 0 of 4 .. canary requests failed in 4"]);
+}
+
+#[test]
+fn nobody_is_adopted_for_minutes_in_which_nobody_looked() {
+    let mut tale = Tale::ramped();
+    tale.nature = Nature::ByAge;
+    tale.pass(200).restart(3600).said.clear();
+    tale.pass(100).check(&[]);
+}
+
+#[test]
+fn a_silence_of_ours_is_not_held_against_the_canary() {
+    let mut tale = Tale::ramped();
+    tale.live.slow_in_row = 3;
+    tale.pass(1).check(&["in a row had no answer"]);
+    tale.restart(300).pass(20).check(&["0 % -> 6. .. it answered 3 probes in a row in time"]);
+}
+
+#[test]
+fn a_canary_suspended_when_the_proxy_died_is_blamed_by_the_next_one() {
+    let mut tale = Tale::ramped();
+    tale.pass(10).trip().check(&["3 canary requests in a row failed"]);
+    tale.restart(30).pass(15).check(&["stable is well at the same time .. so the canary has failed"]);
+}
+
+/// What a second may bring, the same to every machine that lives through it.
+fn disturb(tale: &mut Tale, chance: &mut fastrand::Rng) {
+    let one_in = |n: u32, chance: &mut fastrand::Rng| chance.u32(..n) == 0;
+    if one_in(40, chance) {
+        tale.does = [[(1, 0), (9, 0)], [(5, 0), (5, 0)], [(1, 1), (9, 0)], [(1, 1), (9, 5)], [(5, 0), (5, 2)]][chance.usize(..5)];
+    }
+    if one_in(60, chance) {
+        tale.probed = [Some(200), Some(200), Some(503), Some(0), None][chance.usize(..5)];
+    }
+    tale.live.tripped = one_in(300, chance);
+    tale.live.trips = tale.live.trips.wrapping_add(u16::from(tale.live.tripped));
+    tale.live.failing_from = Duration::from_secs(tale.now - 1);
+    tale.live.slow_in_row = if one_in(300, chance) { 3 } else { 0 };
+    if one_in(100, chance) {
+        (tale.canary, tale.stable) = [(arm(1, 1), arm(1, 1)), (arm(2, 1), arm(2, 2)), (arm(1, 0), arm(3, 3))][chance.usize(..3)];
+    }
+    if one_in(800, chance) {
+        tale.version = ["2", "3"][chance.usize(..2)];
+    }
+    if one_in(2000, chance) {
+        tale.canary = arm(0, 0);
+    }
+}
+
+#[test]
+fn a_rollout_that_is_written_and_read_at_any_moment_decides_the_same() {
+    let mut phases = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let [mut kept, mut read] = [(); 2].map(|()| Tale::new(Policy::default()));
+        for second in 0..600 {
+            let mut same = chance.clone();
+            disturb(&mut kept, &mut chance);
+            disturb(&mut read, &mut same);
+            if chance.u32(..20) == 0 {
+                read.machine = written_and_read(&read.machine);
+            }
+            kept.step();
+            read.step();
+            assert_eq!(kept.said, read.said, "seed {seed}, second {second}");
+            assert_eq!(kept.machine.phase(), read.machine.phase(), "seed {seed}, second {second}");
+            phases.extend(kept.machine.phase().map(Phase::name));
+        }
+    }
+    let all = ["earned", "failed", "hold", "probe", "ramp", "suspended"];
+    assert!(all.iter().all(|phase| phases.contains(phase)), "{phases:?}");
 }
