@@ -8,9 +8,11 @@ pub mod compile;
 mod connections;
 pub mod files;
 mod internal;
+pub mod keeper;
 mod registry;
 mod resolve;
 mod said;
+pub mod state;
 mod weigh;
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,8 +28,10 @@ use tokio_util::sync::CancellationToken;
 use self::check::Checker;
 use self::compile::{Compiled, Input};
 use self::files::Files;
+use self::keeper::{Keeper, Standing, Writer};
 use self::registry::{Layer, Registry};
 use self::said::Said;
+use self::state::Timeline;
 use self::weigh::{Time, ToDo, Weighing};
 use crate::acme::run::Wanted;
 use crate::catalog::removal::{Credibility, Kept, REWOUND_DOUBTED_FOR};
@@ -53,6 +57,8 @@ use crate::tls::store::CertificateStore;
 
 /// Steps that are due within this time are taken together: thousands of services make few wake-ups.
 const STEP_TOGETHER: Duration = Duration::from_millis(50);
+/// At the end the last document has so long to reach the disk.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(2);
 /// Probe answers that may wait for us.
 const PROBED_MAX: usize = 1024;
 /// The provider of what stands in files.
@@ -116,7 +122,11 @@ pub struct Control {
     certificate_problems: Problems,
     /// What was said of problems last, so that nothing is said twice.
     said: Said,
-    started: Instant,
+    timeline: Timeline,
+    /// What of the weighings outlives us.
+    keeper: Keeper,
+    /// What was wrong with the disk when that was last told to others.
+    disk_told: Option<Problems>,
     checker: Checker,
     resolver: Arc<TokioResolver>,
     /// Tasks that check servers, by service.
@@ -163,6 +173,8 @@ impl Control {
         };
         Said::default().say(&problems);
         let (probed, answers) = mpsc::channel(PROBED_MAX);
+        let started = clock::now();
+        let (keeper, timeline, writer) = Keeper::open(&install.own.state, started);
         let mut control = Self {
             tls: TlsConfigs::new(Arc::clone(&outputs.certificates))?,
             checker: Checker::new()?,
@@ -186,19 +198,22 @@ impl Control {
             compile_problems: Problems::new(),
             certificate_problems: Problems::new(),
             said: Said::default(),
-            started: clock::now(),
+            timeline,
+            keeper,
+            disk_told: None,
             checks: BTreeMap::new(),
             shown: BTreeMap::new(),
             probed,
         };
-        control.rebuild(control.started);
+        control.rebuild(started);
         control.rebuilt_at = None;
-        Ok((control, ControlTask { answers }))
+        let standing = control.keeper.standing();
+        Ok((control, ControlTask { answers, standing, writer }))
     }
 
     fn time(&self) -> Time {
         let now = clock::now();
-        Time { now, since_start: now.saturating_duration_since(self.started) }
+        Time { now, since_start: self.timeline.at(now) }
     }
 
     /// A provider says something new.
@@ -249,13 +264,19 @@ impl Control {
         // A service that is not compiled yet gets its servers when it is.
         let Some(service) = self.registry.find(key.0, &key.1) else { return };
         let settings = rollout_settings(&self.install.own.rollout, key.0, &service.settings().rollout);
-        let weighing = self.weighings.entry(key.clone()).or_insert_with(|| Weighing::new(Arc::clone(service), time.since_start));
+        let weighing = self.weighings.entry(key.clone()).or_insert_with(|| {
+            let kept = self.keeper.take(&key).unwrap_or_default();
+            Weighing::new(Arc::clone(service), time.since_start, kept)
+        });
         weighing.configure(settings);
         let to_do = weighing.see(time, endpoints);
         self.carry_out(&key, to_do);
     }
 
     fn carry_out(&mut self, key: &(Layer, Name), to_do: ToDo) {
+        if let Some(within) = to_do.kept_within {
+            self.keeper.touch(clock::now(), within);
+        }
         for server in to_do.joined {
             self.watch_server(key, &server);
             self.check_server(key, &server);
@@ -365,7 +386,10 @@ impl Control {
             Layer::Tcp => tcp_services.contains_key(name),
         };
         self.registry.retain(is_there);
-        self.weighings.retain(|(layer, name), _| is_there(*layer, name));
+        let now = self.time().since_start;
+        for (key, weighing) in self.weighings.extract_if(.., |(layer, name), _| !is_there(*layer, name)) {
+            self.keeper.leave(key, now, weighing.kept());
+        }
         self.retain_reports(&services);
         self.outputs.wanted.send_if_modified(|now| {
             let new: Wanted = wanted.into_iter().collect();
@@ -406,6 +430,7 @@ impl Control {
 
     /// Logs what is wrong and was not said before.
     fn say_problems(&mut self) {
+        let of_state = self.keeper.problems();
         let all: Vec<Problem> = self
             .provided
             .values()
@@ -413,6 +438,7 @@ impl Control {
             .chain(self.files.problems())
             .chain(&self.compile_problems)
             .chain(&self.certificate_problems)
+            .chain(&of_state)
             .cloned()
             .collect();
         let errors = all.iter().filter(|problem| problem.severity == Severity::Error).count();
@@ -456,9 +482,13 @@ impl Control {
 
     /// When something has to be done without anybody asking.
     fn wake_at(&self) -> Instant {
-        let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.started + step);
+        let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.timeline.instant(step));
         let idle = clock::now() + Duration::from_secs(3600);
-        [self.rebuild_at, self.files.deadline(), self.kept.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
+        [self.rebuild_at, self.files.deadline(), self.kept.deadline(), self.keeper.deadline(), step]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(idle)
     }
 
     fn wake(&mut self) {
@@ -485,6 +515,26 @@ impl Control {
                 self.carry_out(&key, to_do);
             }
         }
+        if self.keeper.deadline().is_some_and(|due| due <= clock::now()) {
+            self.keep();
+        }
+    }
+
+    /// Hands the state as it is now to the disk. The number to wait for where nothing may be forgotten.
+    fn keep(&mut self) -> u64 {
+        let time = self.time();
+        let present = self.weighings.iter().map(|(key, weighing)| (key.clone(), weighing.kept()));
+        self.keeper.put(time.now, time.since_start, present)
+    }
+
+    /// The disk has come further, or fails.
+    fn follow_disk(&mut self) {
+        let problems = self.keeper.problems();
+        if self.disk_told.as_ref() != Some(&problems) {
+            self.disk_told = Some(problems);
+            self.outputs.metrics.set_state_writable(self.keeper.can_write());
+            self.say_problems();
+        }
     }
 
     fn answer_probe(&mut self, probe: Probe) {
@@ -498,6 +548,10 @@ impl Control {
 
     fn take_catalog(&mut self, state: &ConsulState) {
         self.outputs.metrics.set_consul_up(state.reachable);
+        if !state.is_complete && state.catalog.is_empty() && !self.provided.contains_key(CONSUL) {
+            // Nothing is known yet, which is not the same as nothing being there.
+            return;
+        }
         self.catalog.clone_from(&state.catalog);
         self.credibility = credibility(&state.trust, clock::now());
         self.translate_catalog();
@@ -540,11 +594,14 @@ impl Control {
 /// The half of control that only its task uses.
 pub struct ControlTask {
     answers: mpsc::Receiver<Probe>,
+    standing: watch::Receiver<Standing>,
+    writer: Writer,
 }
 
 /// Runs control until `shutdown`.
 pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, shutdown: CancellationToken) {
-    let mut answers = task.answers;
+    let ControlTask { mut answers, mut standing, writer } = task;
+    tokio::spawn(writer.run());
     loop {
         if !*control.outputs.ready.borrow() && control.is_complete(&inputs) {
             control.outputs.ready.send_replace(true);
@@ -552,13 +609,19 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
         let wake_at = control.wake_at();
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             Some(state) = next_catalog(&mut inputs.consul) => in_place(|| control.take_catalog(&state)),
             Some(state) = next_files(&mut inputs.files) => in_place(|| control.take_files(&state)),
             Some(probe) = answers.recv() => control.answer_probe(probe),
+            Ok(()) = standing.changed() => control.follow_disk(),
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }
         control.wake();
+    }
+    let last = control.keep();
+    let written = standing.wait_for(|standing| standing.durable >= last || standing.problem.is_some());
+    if tokio::time::timeout(LAST_WRITE_MAX, written).await.is_err() {
+        tracing::warn!("the state of rollouts did not reach the disk in time");
     }
 }
 
@@ -568,18 +631,13 @@ fn in_place<T>(work: impl FnOnce() -> T) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// The next state of the catalog that is whole. Never comes when Consul is no provider, or its task has ended.
+/// The next state of the catalog, whole or, when that takes too long, in part. Never comes when Consul is no provider, or its task has ended.
 async fn next_catalog(consul: &mut Option<watch::Receiver<ConsulState>>) -> Option<ConsulState> {
     let Some(receiver) = consul else { return std::future::pending().await };
-    loop {
-        if receiver.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        let state = receiver.borrow_and_update().clone();
-        if state.is_complete {
-            return Some(state);
-        }
+    if receiver.changed().await.is_err() {
+        return std::future::pending().await;
     }
+    Some(receiver.borrow_and_update().clone())
 }
 
 async fn next_files(files: &mut Option<watch::Receiver<Option<FileState>>>) -> Option<FileState> {

@@ -7,14 +7,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::state::Kept;
 use crate::config::dynamic::Endpoint;
 use crate::config::install::{Newcomers, RolloutSettings};
 use crate::health::{Standing, Start};
 use crate::names::Track;
 use crate::rollout::tracks::{self, Sighted, Sorted, Tracks};
-use crate::rollout::{Arm, Decision, Machine, Nature, Policy, Probed, Report, Rollout, Situation};
+use crate::rollout::{Arm, Decision, Nature, Policy, Probed, Report, Rollout, Situation};
 use crate::routing::server::{Arms, Member, Server};
 use crate::routing::service::Service;
+
+/// While a canary is judged, what it shows may be so long on no disk ...
+const KEPT_WITHIN: Duration = Duration::from_secs(5);
+/// ... and while none is, stable's hour so long.
+const HOUR_KEPT_WITHIN: Duration = Duration::from_secs(60);
 
 /// What control has to do for a service after a step.
 #[derive(Debug, Default)]
@@ -23,6 +29,8 @@ pub struct ToDo {
     pub probe: Option<(Arc<Server>, String)>,
     /// Servers that are new: their names have to be resolved and their health checked.
     pub joined: Vec<Arc<Server>>,
+    /// What has changed is to be on disk within this time; at once after a transition. None when nothing has.
+    pub kept_within: Option<Duration>,
 }
 
 /// One service's servers and its rollout.
@@ -43,12 +51,13 @@ pub struct Weighing {
 }
 
 impl Weighing {
-    /// A service that has no servers yet.
-    pub fn new(service: Arc<Service>, now: Duration) -> Self {
+    /// A service that has no servers yet, and goes on from what was kept of it.
+    pub fn new(service: Arc<Service>, now: Duration, kept: Kept) -> Self {
         let settings = RolloutSettings::default();
-        let rollout = Rollout::new(now, &service.ledger, Machine::new(policy(&settings)));
+        let Kept { machine, tracks, proven } = kept;
+        let rollout = Rollout::new(now, &service.ledger, machine.with_policy(policy(&settings)));
         let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge, older_left: false };
-        let (tracks, proven, endpoints) = (Tracks::default(), BTreeSet::new(), Vec::new());
+        let endpoints = Vec::new();
         Self { service, settings, rollout, tracks, sorted, proven, endpoints, is_unsorted: false, next_step: now, probes: 0 }
     }
 
@@ -64,6 +73,12 @@ impl Weighing {
     /// Where its rollout stands.
     pub fn report(&self) -> Report {
         self.rollout.machine().report()
+    }
+
+    /// What of it outlives the process.
+    pub fn kept(&self) -> Kept {
+        let machine = self.rollout.machine().clone();
+        Kept { machine, tracks: self.tracks.clone(), proven: self.proven.clone() }
     }
 
     /// What its provider said last.
@@ -82,8 +97,13 @@ impl Weighing {
             return ToDo::default();
         }
         self.endpoints = endpoints.to_vec();
+        let before = std::mem::take(&mut self.sorted.tracks);
         let joined = self.arrange(time);
-        ToDo { joined, ..self.step(time, None) }
+        let mut to_do = ToDo { joined, ..self.step(time, None) };
+        if self.sorted.tracks != before {
+            to_do.kept_within = Some(Duration::ZERO);
+        }
+        to_do
     }
 
     /// A probe was answered. One that went to a server that is no canary any more says nothing about those that are.
@@ -106,7 +126,7 @@ impl Weighing {
         let situation = Situation { version: &self.sorted.version, nature: self.sorted.nature, canary, stable, probed };
         let decisions = self.rollout.step(time.since_start, &self.service.ledger, &situation);
         self.next_step = time.since_start + self.rollout.machine().step_within();
-        let mut to_do = ToDo::default();
+        let mut to_do = ToDo { kept_within: Some(self.kept_within(&decisions)), ..ToDo::default() };
         for decision in decisions {
             match decision {
                 Decision::Share { .. } | Decision::Note { .. } => {
@@ -121,6 +141,16 @@ impl Weighing {
             }
         }
         to_do
+    }
+
+    fn kept_within(&self, decisions: &[Decision]) -> Duration {
+        if decisions.iter().any(|decision| *decision != Decision::Probe) {
+            Duration::ZERO
+        } else if self.rollout.machine().phase().is_some() {
+            KEPT_WITHIN
+        } else {
+            HOUR_KEPT_WITHIN
+        }
     }
 
     /// Makes servers of the endpoints, keeping those that are still the same, and sorts them into arms. Gives the new ones.
@@ -232,19 +262,64 @@ mod tests {
         weighing: Weighing,
         service: Arc<Service>,
         start: Instant,
+        seconds: u64,
+        kept_within: Option<Duration>,
     }
 
     impl Scene {
         fn new() -> Self {
             let start = clock::now();
             let service = Arc::new(Service::new(Name::new("web", "consulcatalog"), Settings::default(), start));
-            Self { weighing: Weighing::new(Arc::clone(&service), Duration::ZERO), service, start }
+            let weighing = Weighing::new(Arc::clone(&service), Duration::ZERO, Kept::default());
+            Self { weighing, service, start, seconds: 0, kept_within: None }
         }
 
         fn see(&mut self, seconds: u64, instances: &[&str]) -> usize {
-            let since_start = Duration::from_secs(seconds);
             let endpoints: Vec<Endpoint> = instances.iter().map(|instance| endpoint(instance)).collect();
-            self.weighing.see(Time { now: self.start + since_start, since_start }, &endpoints).joined.len()
+            self.sees(seconds, &endpoints).joined.len()
+        }
+
+        fn sees(&mut self, seconds: u64, endpoints: &[Endpoint]) -> ToDo {
+            self.seconds = seconds;
+            let to_do = self.weighing.see(self.time(), endpoints);
+            self.kept_within = to_do.kept_within;
+            to_do
+        }
+
+        fn time(&self) -> Time {
+            let since_start = Duration::from_secs(self.seconds);
+            Time { now: self.start + since_start, since_start }
+        }
+
+        /// A canary `b` joins `a` in this second, and gets its first share after three answers.
+        fn ramp(&mut self, seconds: u64) -> &mut Self {
+            self.see(seconds - 1, &["a"]);
+            let to_do = self.sees(seconds, &["a", "b"].map(endpoint));
+            let mut asked = to_do.probe;
+            for _ in 0..3 {
+                let (server, _) = asked.expect("a probe");
+                assert_eq!(server.instance.as_deref(), Some("b"));
+                let _ = self.weighing.probed(self.time(), &server, Some(200));
+                self.seconds += 1;
+                let to_do = self.weighing.step(self.time(), None);
+                (asked, self.kept_within) = (to_do.probe, to_do.kept_within);
+            }
+            assert_eq!(self.weighing.report().phase, "ramp");
+            self
+        }
+
+        /// The process is killed; the next one knows what was on disk.
+        fn restart(&mut self) {
+            let disk = serde_json::to_string(&self.weighing.kept()).unwrap();
+            self.service = Arc::new(Service::new(Name::new("web", "consulcatalog"), Settings::default(), self.start));
+            let since_start = self.time().since_start;
+            self.weighing = Weighing::new(Arc::clone(&self.service), since_start, serde_json::from_str(&disk).unwrap());
+        }
+
+        /// The phase, and which instances are canary.
+        fn seen(&self) -> (&'static str, Vec<String>) {
+            let arms = self.service.arms();
+            (self.weighing.report().phase, arms.of(Track::Canary).filter_map(|server| server.instance.clone()).collect())
         }
 
         fn servers(&self) -> Vec<Arc<Server>> {
@@ -274,5 +349,70 @@ mod tests {
         scene.weighing.configure(RolloutSettings { enabled: false, ..RolloutSettings::default() });
         scene.see(1, &[]);
         assert!(scene.servers().is_empty());
+    }
+
+    #[test]
+    fn a_restarted_proxy_goes_on_with_the_share_that_a_canary_has() {
+        let mut scene = Scene::new();
+        scene.ramp(100);
+        let (share, said) = (scene.service.ledger.share(), scene.weighing.report().said);
+        assert!(share > crate::names::Share::ZERO);
+        scene.restart();
+        // An instance that is not passing just now has been there all the same.
+        let endpoints = [endpoint("a"), Endpoint { is_passing: false, ..endpoint("b") }];
+        let to_do = scene.sees(104, &endpoints);
+        assert_eq!(
+            (scene.seen(), scene.service.ledger.share()),
+            (("suspended", vec!["b".to_owned()]), crate::names::Share::ZERO)
+        );
+        assert!(to_do.probe.is_none());
+        let mut scene = Scene::new();
+        scene.ramp(100).restart();
+        assert_eq!(scene.see(50_000, &["a", "b"]), 2);
+        assert_eq!((scene.seen(), scene.service.ledger.share()), (("ramp", vec!["b".to_owned()]), share));
+        assert_eq!(scene.weighing.report().said, said);
+    }
+
+    #[test]
+    fn a_probe_whose_answer_nobody_heard_is_asked_again() {
+        let mut scene = Scene::new();
+        scene.see(1, &["a"]);
+        assert!(scene.sees(2, &["a", "b"].map(endpoint)).probe.is_some());
+        scene.restart();
+        assert!(scene.sees(2, &["a", "b"].map(endpoint)).probe.is_some());
+        assert_eq!(scene.seen(), ("probe", vec!["b".to_owned()]));
+    }
+
+    /// A ramp, a restart, and who is there then: the rest of the story in one sentence.
+    #[track_caller]
+    fn check_restart(there: &[&str], phase: &str, canaries: &[&str], said: &str) {
+        let mut scene = Scene::new();
+        scene.ramp(100).restart();
+        scene.see(200, there);
+        let (found, canary) = scene.seen();
+        assert_eq!((found, canary.iter().map(String::as_str).collect::<Vec<_>>()), (phase, canaries.to_vec()));
+        assert!(scene.weighing.report().said.contains(said), "{}", scene.weighing.report().said);
+        assert_eq!(scene.kept_within, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_happened_while_nobody_looked_ends_a_rollout_as_if_somebody_had() {
+        check_restart(&["a"], "", &[], "there is no canary any more");
+        check_restart(&["b"], "", &[], "the older instances have left");
+        check_restart(&["a", "c"], "probe", &["c"], "another version has taken the canary's place");
+        check_restart(&["c"], "", &[], "there is no canary any more");
+    }
+
+    #[test]
+    fn what_changed_is_on_disk_at_once_and_what_grows_within_seconds() {
+        let mut scene = Scene::new();
+        scene.see(1, &["a"]);
+        assert_eq!(scene.kept_within, Some(Duration::ZERO), "a first sight");
+        scene.see(2, &["a"]);
+        assert_eq!(scene.kept_within, None, "nothing new");
+        let to_do = scene.weighing.step(scene.time(), None);
+        assert_eq!(to_do.kept_within, Some(HOUR_KEPT_WITHIN));
+        scene.ramp(4);
+        assert_eq!(scene.weighing.step(scene.time(), None).kept_within, Some(KEPT_WITHIN));
     }
 }

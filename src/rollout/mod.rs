@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use decision::{Decision, Why};
 pub use ledger::{Draw, Ledger, Verdict};
-pub use machine::{Arm, Machine, Nature, Probed, Report, Seen};
+pub use machine::{Arm, Direction, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
 
 use reader::{Reader, Tally};
@@ -49,8 +49,10 @@ pub struct Situation<'a> {
 }
 
 impl Rollout {
-    /// Takes over a machine: a new one, or one read from disk.
-    pub fn new(now: Duration, ledger: &Ledger, machine: Machine) -> Self {
+    /// Takes over a machine: a new one, or one read from disk, which goes on where it was.
+    pub fn new(now: Duration, ledger: &Ledger, mut machine: Machine) -> Self {
+        // A trip set before is not dealt with.
+        machine.go_on(now, ledger.trips().wrapping_sub(1));
         Self { reader: Reader::new(now, ledger), begun: machine.begun(), machine }
     }
 
@@ -80,6 +82,11 @@ impl Rollout {
     /// Goes on under another policy.
     pub fn set_policy(&mut self, policy: Policy) {
         self.machine.set_policy(policy);
+    }
+
+    /// The machine, to be directed: what is asked of it takes effect with the next step.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
     }
 
     /// The machine: its report, and what is kept on disk.

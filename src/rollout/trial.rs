@@ -6,19 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::{Decision, Suspicion, Why};
 use super::evidence::{
-    ACT_AT, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed, tolerated_rate,
+    ACT_AT, DOUBT_AT, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed,
+    tolerated_rate,
 };
 use super::ledger::{TRIP_AFTER, TRUSTED_AFTER};
 use super::machine::{Nature, Report, Seen, moved};
-use super::phase::{Ends, Phase};
-use super::policy::{FEW, Instances, Policy, fair};
+use super::phase::{Ends, Phase, Suspension};
+use super::policy::{FEW, FLOOR_MAX, FLOOR_MAX_BLIND, Instances, Policy, fair};
 use super::reader::{Counts, Tally};
+use super::suspension::DOUBT_PROBES;
 use crate::names::Share;
 
 /// Good probes in a row that begin a ramp or end a suspension for latency.
 pub const PROBES_GOOD: u8 = 3;
 /// Between two probes.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// ... and while a canary is in doubt, so that it is over soon.
+const PROBE_INTERVAL_DOUBT: Duration = Duration::from_millis(500);
 /// A canary that passes its checks but has answered no probe for this long is asked less often ...
 const PROBE_PATIENCE: Duration = Duration::from_secs(60);
 /// ... namely so often.
@@ -40,6 +44,8 @@ const TRAFFIC_FACTOR: f64 = 1.5;
 /// Latency counts only when it is so much above stable's median: two arms that are both slow differ by chance.
 const SLOWER_BY: Duration = Duration::from_millis(100);
 
+/// A single failure is no doubt yet, however early it comes.
+const DOUBT_FAILURES: u32 = 2;
 /// Evidence from which a step asks for more requests before it is passed ...
 const LEANS_AT: f64 = 4.0;
 /// ... and for how many times as many.
@@ -77,6 +83,9 @@ pub(super) struct Trial {
     pub(super) rate: Rate,
     /// Whether stable's hour says enough for test H.
     pub(super) history: bool,
+    /// What a doubt has made of the evidence of test H, once there was one.
+    #[serde(default)]
+    pub(super) doubted: Option<f64>,
     /// Only what was drawn from here on is evidence.
     pub(super) evidence_from: Duration,
     /// Both arms since then.
@@ -120,6 +129,7 @@ impl Trial {
             slowness: Ratio::new(SLOWNESS_TOLERATED),
             rate: Rate::new(tolerated_rate(Counts::default())),
             history: false,
+            doubted: None,
             evidence_from: now,
             canary: Counts::default(),
             stable: Counts::default(),
@@ -159,6 +169,11 @@ impl Trial {
     /// Nothing will change before something happens outside.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Failed { .. } | Phase::Released { .. } | Phase::Hold { .. })
+    }
+
+    /// Whether it may be given more than it has earned: it answers, and nothing is held against it.
+    pub(super) fn is_borne(&self) -> bool {
+        matches!(self.phase, Phase::Ramp { .. } | Phase::Earned { .. })
     }
 
     /// Whether the last step began it anew.
@@ -218,6 +233,9 @@ impl Trial {
                 }
                 if tally.opened >= suspension.lately_from {
                     suspension.lately += tally.stable_all();
+                }
+                if tally.opened >= suspension.at {
+                    suspension.after = suspension.after.saturating_add(tally.stable_all().all);
                 }
             }
         }
@@ -301,10 +319,15 @@ impl Trial {
             return Some((Suspicion::FailsMore { evidence, canary, stable }, Ends::Confirmed));
         }
         let pending = Counts { all: live.pending.all.saturating_add(live.canary_in_flight), ..live.pending };
-        let evidence = self.rate.value_with(pending);
-        if self.history && !anomaly && evidence >= ACT_AT {
+        let evidence = self.history_with(pending);
+        if !anomaly && evidence >= DOUBT_AT {
             let (canary, tolerated) = (canary + live.pending, self.tolerated());
-            return Some((Suspicion::FailsOften { evidence, canary, tolerated }, Ends::Confirmed));
+            if evidence >= ACT_AT {
+                return Some((Suspicion::FailsOften { evidence, canary, tolerated }, Ends::Confirmed));
+            }
+            if self.doubted.is_none() && canary.fail >= DOUBT_FAILURES {
+                return Some((Suspicion::Doubtful { evidence, canary, tolerated }, Ends::Weighed));
+            }
         }
         if live.slow_in_row >= TRIP_AFTER && live.stable_slow_lately == 0 {
             return Some((Suspicion::SlowInRow { slow: live.slow_in_row, limit }, Ends::Probed));
@@ -313,6 +336,11 @@ impl Trial {
         let floor = live.stable_median.unwrap_or_default() + SLOWER_BY;
         let above = floor <= limit || live.canary_median.is_some_and(|median| median >= floor);
         (evidence >= ACT_AT && above).then_some((Suspicion::Slower { evidence, canary, stable, limit }, Ends::Probed))
+    }
+
+    /// The evidence of test H, with attempts that are not all judged yet; none where stable's hour says too little.
+    pub(super) fn history_with(&self, pending: Counts) -> f64 {
+        if self.history { self.doubted.unwrap_or(1.0) * self.rate.value_with(pending) } else { 0.0 }
     }
 
     pub(super) fn resume(&mut self, cx: &mut Context<'_>, step: Option<usize>, why: Why) {
@@ -343,7 +371,7 @@ impl Trial {
         // The share has been this step's for longer than an epoch, so what has not settled belongs to it.
         let (seen, after) = (self.step_canary + cx.seen.live.pending, self.step_time);
         // Evidence that leans against it is looked at for longer, and either grows or goes.
-        let leans = self.failures.value().max(if self.history { self.rate.value() } else { 0.0 }) >= LEANS_AT;
+        let leans = self.failures.value().max(self.history_with(Counts::default())) >= LEANS_AT;
         let asked = cx.policy.step_requests_min;
         let enough = seen.all >= if leans { asked.saturating_mul(LEANS_FACTOR) } else { asked } && after >= cx.policy.step_min;
         let thin = !enough && after >= cx.policy.step_max && seen.all >= FEW && seen.fail == 0;
@@ -363,7 +391,8 @@ impl Trial {
     /// Fits the share to the instances at once, and to traffic now and then.
     fn adapt(&mut self, cx: &mut Context<'_>, step: usize) {
         let instances = self.instances(cx);
-        let (least, most) = (cx.policy.share(0, f64::INFINITY, instances), cx.policy.share(usize::MAX, 0.0, instances));
+        let share = |step, rate| cx.policy.share(step, rate, self.floor_max(), instances);
+        let (least, most) = (share(0, f64::INFINITY), share(usize::MAX, 0.0));
         let (wanted, has) = (self.wanted(cx, step), self.share());
         let Instances { canaries, stables, .. } = instances;
         if has < least || has > most {
@@ -390,7 +419,11 @@ impl Trial {
     }
 
     fn wanted(&self, cx: &Context<'_>, step: usize) -> Share {
-        cx.policy.share(step, cx.recent.rate(), self.instances(cx))
+        cx.policy.share(step, cx.recent.rate(), self.floor_max(), self.instances(cx))
+    }
+
+    fn floor_max(&self) -> f64 {
+        if self.history { FLOOR_MAX } else { FLOOR_MAX_BLIND }
     }
 
     fn instances(&self, cx: &Context<'_>) -> Instances {
@@ -415,8 +448,12 @@ impl Trial {
     /// Asks for a probe when one is due.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>) {
         let silent = matches!(self.phase, Phase::Probe { good: 0 }) && cx.now.saturating_sub(self.began) >= PROBE_PATIENCE;
+        let in_doubt = matches!(&self.phase, Phase::Suspended(Suspension { ends: Ends::Weighed, probes, .. })
+            if probes.all < DOUBT_PROBES);
         let wait = if self.probe_due {
             PROBE_LOST
+        } else if in_doubt {
+            PROBE_INTERVAL_DOUBT
         } else if silent {
             PROBE_INTERVAL_LATE
         } else {
@@ -434,12 +471,10 @@ impl Trial {
             version: Some(self.version.clone()),
             phase: self.phase.name(),
             step: if let Phase::Ramp { step } = self.phase { step + 1 } else { 0 },
-            share: self.share().fraction(),
             evidence_concurrent: self.failures.value(),
-            evidence_history: self.rate.value(),
+            evidence_history: self.doubted.unwrap_or(1.0) * self.rate.value(),
             evidence_slow: self.slowness.value(),
             evidence_better: self.better.value(),
-            threshold: ACT_AT,
             tolerated_rate: self.tolerated(),
             canary: self.canary,
             stable: self.stable,
