@@ -3,6 +3,8 @@
 //! Nothing of it is on the request path. The values below are what the rest of Tidegate knows of Nomad; its JSON stays in here.
 //! A [`View`] is folded from lists and the event stream.
 
+pub mod deploy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
