@@ -35,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "observe",
             "admin",
             "listener",
+            "steering",
             "clock",
         ],
     ),

@@ -4,13 +4,16 @@
 //! Requests never wait for it: they read what it published last.
 
 pub mod check;
+mod chronicle;
 pub mod compile;
 mod connections;
 pub mod files;
 mod internal;
+mod orders;
 mod registry;
 mod resolve;
 mod said;
+mod telling;
 mod weigh;
 
 use std::collections::{BTreeMap, HashSet};
@@ -24,6 +27,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::check::Checker;
+use self::chronicle::Chronicle;
 use self::compile::{Compiled, Input};
 use self::files::Files;
 use self::registry::{Layer, Registry};
@@ -47,6 +51,7 @@ use crate::routing::server::Server;
 use crate::routing::service::Service;
 use crate::routing::snapshot::SnapshotHandle;
 use crate::routing::tcp::EntrypointRoutes;
+use crate::steering;
 use crate::tls::certificate;
 use crate::tls::options::TlsConfigs;
 use crate::tls::store::CertificateStore;
@@ -67,6 +72,8 @@ pub struct Inputs {
     pub consul: Option<watch::Receiver<ConsulState>>,
     /// The files, when they are a provider.
     pub files: Option<watch::Receiver<Option<FileState>>>,
+    /// What people order.
+    pub orders: mpsc::Receiver<steering::Request>,
 }
 
 /// Where control writes.
@@ -84,6 +91,8 @@ pub struct Outputs {
     pub rollouts: Arc<ArcSwap<BTreeMap<Name, serde_json::Value>>>,
     /// All counters.
     pub metrics: Arc<Metrics>,
+    /// Who wants to hear what was decided.
+    pub events: steering::Events,
     /// True once the first snapshot that holds every provider's word is published.
     pub ready: watch::Sender<bool>,
 }
@@ -123,6 +132,7 @@ pub struct Control {
     checks: BTreeMap<Name, (Arc<HealthCheck>, Vec<AbortHandle>)>,
     /// Rollouts that are under way, as the metrics show them: they do as long as somebody holds these.
     shown: BTreeMap<Name, Arc<RolloutMetrics>>,
+    chronicle: Chronicle,
     probed: mpsc::Sender<Probe>,
 }
 
@@ -167,6 +177,7 @@ impl Control {
             tls: TlsConfigs::new(Arc::clone(&outputs.certificates))?,
             checker: Checker::new()?,
             resolver: Arc::new(resolve::resolver()?),
+            chronicle: Chronicle::new(clock::wall(), outputs.events.clone()),
             install,
             entrypoints,
             outputs,
@@ -271,6 +282,7 @@ impl Control {
                 let _ = probed.send(Probe { service, server, status: status.ok() }).await;
             });
         }
+        self.tell(key, &to_do.news);
         self.publish_report(key);
     }
 
@@ -367,6 +379,7 @@ impl Control {
         self.registry.retain(is_there);
         self.weighings.retain(|(layer, name), _| is_there(*layer, name));
         self.retain_reports(&services);
+        self.chronicle.retain(|name| services.contains_key(name));
         self.outputs.wanted.send_if_modified(|now| {
             let new: Wanted = wanted.into_iter().collect();
             let is_new = *now != new;
@@ -556,6 +569,7 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
             Some(state) = next_catalog(&mut inputs.consul) => in_place(|| control.take_catalog(&state)),
             Some(state) = next_files(&mut inputs.files) => in_place(|| control.take_files(&state)),
             Some(probe) = answers.recv() => control.answer_probe(probe),
+            Some(request) = inputs.orders.recv() => control.obey(request),
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }
         control.wake();

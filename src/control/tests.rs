@@ -20,6 +20,7 @@ fn scene() -> Scene {
         wanted: watch::channel(Vec::new()).0,
         rollouts: Arc::default(),
         metrics: Arc::new(Metrics::new(&Prometheus::default(), true)),
+        events: steering::Events::default(),
         ready: watch::channel(true).0,
     };
     let (control, _task) = Control::new(Arc::new(Install::default()), Vec::new(), outputs).unwrap();

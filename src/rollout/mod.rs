@@ -6,22 +6,25 @@
 
 pub mod decision;
 pub mod evidence;
+pub mod explain;
 mod latency;
 pub mod ledger;
 pub mod machine;
 pub mod phase;
 pub mod policy;
 pub mod reader;
+pub mod steer;
 mod suspension;
 pub mod tracks;
 mod trial;
 
 use std::time::Duration;
 
-pub use decision::{Decision, Why};
+pub use decision::{Decision, Outcome, Why};
 pub use ledger::{Draw, Ledger, Verdict};
 pub use machine::{Arm, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
+pub use steer::{Pointless, Steer, Steered};
 
 use reader::{Reader, Tally};
 
@@ -80,6 +83,14 @@ impl Rollout {
     /// Goes on under another policy.
     pub fn set_policy(&mut self, policy: Policy) {
         self.machine.set_policy(policy);
+    }
+
+    /// A person decides; the next step, which must come at once, does it.
+    ///
+    /// # Errors
+    /// It would change nothing.
+    pub fn steer(&mut self, steered: Steered) -> Result<(), Pointless> {
+        self.machine.steer(steered)
     }
 
     /// The machine: its report, and what is kept on disk.

@@ -6,18 +6,17 @@ use super::decision::{Suspicion, Why};
 use super::evidence::{CONFIRM_MIN, rows_are_chance, stable_was_ill, stable_was_well};
 use super::phase::{Ends, Phase, Suspension};
 use super::policy::Latency;
-use super::reader::Counts;
 use super::trial::{Context, ENVIRONMENT_MAX, HOLD, PROBES_GOOD, Trial, UNCLEAR_AFTER};
 use crate::names::Share;
 
 /// A suspended canary that answers no probe for this long has failed.
-const SILENT_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENT_MAX: Duration = Duration::from_secs(30);
 /// Suspensions for latency before the trial is held, or fails if the policy says so.
 const LATENCY_MAX: u8 = 3;
 /// Stable must have been well for this long before a canary it was ill with gets its share back.
 const WELL_FOR: Duration = Duration::from_secs(20);
 /// A suspension that lacks even the requests to tell.
-const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
 /// New beginnings that end the same way, before it is no longer judged.
 const HOLDS_MAX: u8 = 3;
 /// CONFIRM looks at the whole span of the evidence, and at so much of its end apart.
@@ -94,12 +93,7 @@ impl Trial {
             return;
         }
         // What was seen in a disturbed time is not held against anybody.
-        self.rate.reset();
-        self.failures.reset();
-        self.better.reset();
-        (self.canary, self.stable) = (Counts::default(), Counts::default());
-        (self.failed_from, self.stable_since_failure) = (None, Counts::default());
-        self.evidence_from = cx.now;
+        self.forget(cx);
         self.resume(cx, step, Why::Environment { stable, times });
     }
 

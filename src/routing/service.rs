@@ -12,7 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::balance::{self, Candidate};
-use super::server::{Arms, Member, Server};
+use super::server::{Arms, Draining, Member, Server};
 use crate::config::dynamic::{HealthCheck, Strategy};
 use crate::config::install::ServersTransport;
 use crate::health::{Attempt, Budget, Standing};
@@ -115,7 +115,8 @@ impl Service {
     /// Whether a failed request may be tried once more: a server is left, and so is budget.
     pub fn may_retry(&self, now: Instant, tried: &[Arc<Server>]) -> bool {
         let arms = self.arms.load();
-        let is_left = arms.members().iter().any(|member| !is_among(tried, &member.server));
+        let may_serve = |member: &&Member| member.server.draining() != Draining::Closed;
+        let is_left = arms.members().iter().filter(may_serve).any(|member| !is_among(tried, &member.server));
         is_left && self.budget.try_withdraw(now)
     }
 
@@ -128,16 +129,15 @@ impl Service {
 
     /// Whether stable could answer in a canary's place.
     pub fn has_shield(&self, now: Instant) -> bool {
-        self.arms.load().of(Track::Stable).any(|server| matches!(server.health.standing(now), Standing::Available { .. }))
+        self.arms.load().of(Track::Stable).any(|server| may_shield(server, now))
     }
 
     /// A stable server to ask in a canary's place. Has a budget of its own: it is no more than stable's own share. Never one
     /// that has yet to show that it is well again: nobody would hear whether it is.
     pub fn choose_shield(&self, now: Instant) -> Option<Arc<Server>> {
         let arms = self.arms.load();
-        let available = |server: &Server| matches!(server.health.standing(now), Standing::Available { .. });
         let shield = |member: &Member| {
-            let is_shield = member.track == Track::Stable && available(&member.server);
+            let is_shield = member.track == Track::Stable && may_shield(&member.server, now);
             if is_shield { view(member, Track::Stable, now, &[]) } else { None }
         };
         let strategy = self.settings.load().strategy;
@@ -164,9 +164,15 @@ impl Service {
     }
 }
 
-/// How a server looks to a request of `track`. Canaries are stable's last resort; stable is left out of a canary's choice.
+fn may_shield(server: &Server, now: Instant) -> bool {
+    server.draining() == Draining::No && matches!(server.health.standing(now), Standing::Available { .. })
+}
+
+/// How a server looks to a request of `track`. Canaries are stable's last resort, and so are drained servers; stable is left out
+/// of a canary's choice.
 fn view(member: &Member, track: Track, now: Instant, tried: &[Arc<Server>]) -> Option<Candidate> {
-    if track == Track::Canary && member.track == Track::Stable {
+    let draining = member.server.draining();
+    if track == Track::Canary && (member.track == Track::Stable || draining != Draining::No) || draining == Draining::Closed {
         return None;
     }
     member.server.address()?;
@@ -175,7 +181,7 @@ fn view(member: &Member, track: Track, now: Instant, tried: &[Arc<Server>]) -> O
         standing: member.server.health.standing(now),
         in_flight: member.server.in_flight(),
         tried: is_among(tried, &member.server),
-        suspended: member.track != track,
+        suspended: member.track != track || draining != Draining::No,
     })
 }
 

@@ -191,6 +191,11 @@ impl Edge {
         self.roots = vec![issued.root];
     }
 
+    /// The state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     pub fn running(&self) -> &Running {
         self.running.as_ref().expect("not stopped")
     }
