@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ use crate::proxy::shared::{Shared, Stage, StageCell};
 use crate::routing::entrypoint::Entrypoint;
 use crate::routing::snapshot::SnapshotHandle;
 use crate::routing::tcp::EntrypointRoutes;
+use crate::steering::{self, Events, socket, webhook};
 use crate::tls::certificate;
 use crate::tls::challenge::OpenChallenges;
 use crate::tls::store::CertificateStore;
@@ -76,6 +77,9 @@ pub enum StartError {
     /// Control cannot be set up.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The client for the webhook cannot be made.
+    #[error("the webhook cannot be asked")]
+    Webhook(#[from] reqwest::Error),
     /// The client for Consul cannot be made.
     #[error("consul cannot be asked")]
     Consul(#[from] SetUpError),
@@ -133,7 +137,12 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
         entrypoints.iter().map(|_| Arc::new(ArcSwap::from_pointee(EntrypointRoutes::default()))).collect();
     let shutdown = CancellationToken::new();
 
+    let (orders, orders_seen) = mpsc::channel(steering::order::ORDERS_MAX);
+    tokio::spawn(socket::serve(install.own.state.join(socket::FILE_NAME), orders.clone(), shutdown.clone()));
+    let events = start_webhook(&install, &metrics, &shutdown)?;
+
     let shared = Arc::new(Shared {
+        steering: steering::api::Api { token_file: install.own.steering_token_file.clone(), orders },
         snapshots: Arc::clone(&snapshots),
         challenges: Arc::clone(&challenges),
         challenge_entrypoints: challenge_entrypoints(&install, &entrypoints),
@@ -155,10 +164,13 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
     start_acme(&install, &certificates, &challenges, obtaining, environment);
 
     let (reload, reload_seen) = watch::channel(0);
-    let inputs =
-        Inputs { consul: start_consul(&install, environment, &shutdown)?, files: start_files(&install, reload_seen, &shutdown) };
+    let inputs = Inputs {
+        consul: start_consul(&install, environment, &shutdown)?,
+        files: start_files(&install, reload_seen, &shutdown),
+        orders: orders_seen,
+    };
     let (ready, ready_seen) = watch::channel(false);
-    let outputs = Outputs { snapshots, connections: connections.clone(), certificates, wanted, rollouts, metrics, ready };
+    let outputs = Outputs { snapshots, connections: connections.clone(), certificates, wanted, rollouts, metrics, events, ready };
     let (control, task) = Control::new(Arc::clone(&install), entrypoints.clone(), outputs)?;
     let control = tokio::spawn(control::run(control, task, inputs, shutdown.clone()));
 
@@ -343,6 +355,16 @@ fn start_files(
     let (state, seen) = watch::channel(None);
     tokio::spawn(file_provider::run(settings, reload, state, shutdown.clone()));
     Some(seen)
+}
+
+/// Where events go: to the webhook, if there is one.
+fn start_webhook(install: &Install, metrics: &Metrics, shutdown: &CancellationToken) -> Result<Events, StartError> {
+    let Some(url) = install.own.webhook.clone() else { return Ok(Events::default()) };
+    let dropped = metrics.webhook_dropped();
+    let (events, waiting) = Events::channel(Arc::clone(&dropped));
+    let client = webhook::client()?;
+    tokio::spawn(webhook::run(client, url, waiting, dropped, webhook::Pace::default(), shutdown.clone()));
+    Ok(events)
 }
 
 fn say(problems: &[Problem]) {

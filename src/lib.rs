@@ -23,5 +23,6 @@ pub mod proxy;
 pub mod rollout;
 pub mod routing;
 pub mod rule;
+pub mod steering;
 pub mod tcp;
 pub mod tls;

@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "observe",
             "admin",
             "listener",
+            "steering",
             "clock",
         ],
     ),

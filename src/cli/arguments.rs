@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use super::drain::Drain;
+use super::order::{Format, NOT_ASKED, Place};
+use super::rollout::Rollout;
 use crate::config::node::parse_duration;
+use crate::steering::{Order, Target};
 
 /// What the user wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Serve. The flags are Traefik's, unread.
     Run {
@@ -24,6 +28,24 @@ pub enum Command {
     Healthcheck {
         /// Traefik's flags, unread.
         flags: Vec<String>,
+    },
+    /// Give the running proxy an order.
+    Order {
+        /// Where it takes orders.
+        place: Place,
+        /// Which one.
+        order: Order,
+        /// How the answer is printed.
+        format: Format,
+    },
+    /// Wait for the end of a rollout.
+    Wait {
+        /// Where the proxy takes orders.
+        place: Place,
+        /// Whose rollout.
+        rollout: Target,
+        /// No longer.
+        timeout: Duration,
     },
     /// Print the version.
     Version,
@@ -76,6 +98,10 @@ enum Subcommands {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
+    /// Show and steer the rollouts of the running proxy
+    Rollout(Rollout),
+    /// Give a server of the running proxy no new request, so that it can be stopped
+    Drain(Drain),
     /// Print the version
     Version,
     /// Show the main job on this machine, without Consul and Nomad
@@ -103,12 +129,21 @@ pub fn parse(args: &[String]) -> Result<Command, NoCommand> {
     let with_name = std::iter::once("tidegate").chain(args.iter().map(String::as_str));
     let arguments = Arguments::try_parse_from(with_name).map_err(|error| NoCommand {
         text: error.render().to_string(),
-        exit_code: u8::try_from(error.exit_code()).unwrap_or(2),
+        exit_code: match args.first().map(String::as_str) {
+            // For these, 2 already means something.
+            Some("rollout" | "drain") if error.exit_code() != 0 => NOT_ASKED,
+            _ => u8::try_from(error.exit_code()).unwrap_or(2),
+        },
     })?;
     Ok(match arguments.command {
         Subcommands::Run { flags } => Command::Run { flags },
         Subcommands::Check { file } => Command::Check { file },
         Subcommands::Healthcheck { flags } => Command::Healthcheck { flags },
+        Subcommands::Rollout(rollout) => rollout.command(),
+        Subcommands::Drain(drain) => {
+            let (place, order) = drain.order();
+            Command::Order { place, order, format: Format::Text }
+        }
         Subcommands::Version => Command::Version,
         Subcommands::Demo { duration } => Command::Demo { duration },
     })
@@ -118,7 +153,7 @@ fn help() -> NoCommand {
     NoCommand { text: Arguments::command().render_help().to_string(), exit_code: 0 }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| "wants a span of time such as `30s`".to_owned())
 }
 
@@ -157,6 +192,40 @@ mod tests {
     }
 
     #[test]
+    fn orders_are_read() {
+        let web = || Target::Service("web".to_owned());
+        let job = || Target::Job("blue/web".parse().unwrap());
+        let order = |order, format| Command::Order { place: Place::default(), order, format };
+        check("rollout list", order(Order::List, Format::Text));
+        check("rollout show --json", order(Order::Show { rollout: None }, Format::Json));
+        check("rollout hold web", order(Order::Hold { rollout: web() }, Format::Text));
+        check("rollout promote --job blue/web", order(Order::Promote { rollout: job() }, Format::Text));
+        let share = crate::names::Share::from_fraction(0.125);
+        check("rollout set-share 12.5% web", order(Order::SetShare { rollout: web(), share }, Format::Text));
+        check("rollout release --all", order(Order::ReleaseAll, Format::Text));
+        let wait = Command::Wait { place: Place::default(), rollout: job(), timeout: Duration::from_secs(3600) };
+        check("rollout wait --job blue/web", wait);
+        let drain = Order::Drain { server: "10.0.0.1:80".to_owned(), force: true };
+        check("drain 10.0.0.1:80 --force", order(drain, Format::Text));
+        check("drain --undo i-1", order(Order::Undrain { server: "i-1".to_owned() }, Format::Text));
+    }
+
+    #[test]
+    fn a_mistyped_order_gets_the_nearest_and_is_never_taken_for_a_verdict() {
+        let check = |text: &str, said: &str| {
+            let refused = parse(&args(text)).unwrap_err();
+            assert!(refused.exit_code == NOT_ASKED && refused.text.contains(said), "{text}: {refused:?}");
+        };
+        check("rollout wiat --job web", "'wait'");
+        check("rollout hold", "<SERVICE|--job <NAME>>");
+        check("rollout hold web --job web", "cannot be used with");
+        check("rollout hold --job blue/", "names no job");
+        check("rollout set-share 0.2 web", "such as `20%`");
+        check("rollout release", "--all");
+        check("drain", "<SERVER>");
+    }
+
+    #[test]
     fn an_unknown_command_gets_the_nearest() {
         let refused = |text: &str| parse(&args(text)).unwrap_err();
         assert!(refused("chek t.yaml").text.contains("'check'"), "{}", refused("chek t.yaml").text);
@@ -167,7 +236,7 @@ mod tests {
 
     #[test]
     fn help_is_no_mistake() {
-        for text in ["--help", "-h", "run --help", "check --help"] {
+        for text in ["--help", "-h", "run --help", "check --help", "rollout --help", "rollout wait --help", "drain --help"] {
             let help = parse(&args(text)).unwrap_err();
             assert!(help.exit_code == 0 && help.text.contains("Usage"), "{text}: {}", help.text);
         }

@@ -5,8 +5,12 @@
 pub mod arguments;
 pub mod check;
 mod demo;
+mod drain;
 mod healthcheck;
+pub mod order;
+mod rollout;
 mod run;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -32,6 +36,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(check::Verdict::Refused) | Err(_) => ExitCode::FAILURE,
         },
         Ok(Command::Healthcheck { flags }) => healthcheck::run(&flags, &mut out),
+        Ok(Command::Order { place, order, format }) => order::run(&place, &order, format, &mut out, &mut err).into(),
+        Ok(Command::Wait { place, rollout, timeout }) => match place.socket() {
+            Ok(socket) => wait::run(&socket, &rollout, timeout, &mut out).into(),
+            Err(reason) => {
+                // Whoever does not read the text has the exit code.
+                let _ = writeln!(err, "{reason}");
+                order::NOT_ASKED.into()
+            }
+        },
         Ok(Command::Version) => {
             // Nobody reads it, nobody misses it.
             let _ = writeln!(out, "Tidegate {}", env!("CARGO_PKG_VERSION"));

@@ -4,15 +4,18 @@
 //! Requests never wait for it: they read what it published last.
 
 pub mod check;
+mod chronicle;
 pub mod compile;
 mod connections;
 pub mod files;
 mod internal;
 pub mod keeper;
+mod orders;
 mod registry;
 mod resolve;
 mod said;
 pub mod state;
+mod telling;
 mod weigh;
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,6 +29,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::check::Checker;
+use self::chronicle::Chronicle;
 use self::compile::{Compiled, Input};
 use self::files::Files;
 use self::keeper::{Keeper, Standing, Writer};
@@ -51,6 +55,7 @@ use crate::routing::server::Server;
 use crate::routing::service::Service;
 use crate::routing::snapshot::SnapshotHandle;
 use crate::routing::tcp::EntrypointRoutes;
+use crate::steering;
 use crate::tls::certificate;
 use crate::tls::options::TlsConfigs;
 use crate::tls::store::CertificateStore;
@@ -73,6 +78,8 @@ pub struct Inputs {
     pub consul: Option<watch::Receiver<ConsulState>>,
     /// The files, when they are a provider.
     pub files: Option<watch::Receiver<Option<FileState>>>,
+    /// What people order.
+    pub orders: mpsc::Receiver<steering::Request>,
 }
 
 /// Where control writes.
@@ -90,6 +97,8 @@ pub struct Outputs {
     pub rollouts: Arc<ArcSwap<BTreeMap<Name, serde_json::Value>>>,
     /// All counters.
     pub metrics: Arc<Metrics>,
+    /// Who wants to hear what was decided.
+    pub events: steering::Events,
     /// True once the first snapshot that holds every provider's word is published.
     pub ready: watch::Sender<bool>,
 }
@@ -133,6 +142,7 @@ pub struct Control {
     checks: BTreeMap<Name, (Arc<HealthCheck>, Vec<AbortHandle>)>,
     /// Rollouts that are under way, as the metrics show them: they do as long as somebody holds these.
     shown: BTreeMap<Name, Arc<RolloutMetrics>>,
+    chronicle: Chronicle,
     probed: mpsc::Sender<Probe>,
 }
 
@@ -179,6 +189,7 @@ impl Control {
             tls: TlsConfigs::new(Arc::clone(&outputs.certificates))?,
             checker: Checker::new()?,
             resolver: Arc::new(resolve::resolver()?),
+            chronicle: Chronicle::new(clock::wall(), outputs.events.clone()),
             install,
             entrypoints,
             outputs,
@@ -292,6 +303,7 @@ impl Control {
                 let _ = probed.send(Probe { service, server, status: status.ok() }).await;
             });
         }
+        self.tell(key, &to_do.news);
         self.publish_report(key);
     }
 
@@ -391,6 +403,7 @@ impl Control {
             self.keeper.leave(key, now, weighing.kept());
         }
         self.retain_reports(&services);
+        self.chronicle.retain(|name| services.contains_key(name));
         self.outputs.wanted.send_if_modified(|now| {
             let new: Wanted = wanted.into_iter().collect();
             let is_new = *now != new;
@@ -614,6 +627,7 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
             Some(state) = next_files(&mut inputs.files) => in_place(|| control.take_files(&state)),
             Some(probe) = answers.recv() => control.answer_probe(probe),
             Ok(()) = standing.changed() => control.follow_disk(),
+            Some(request) = inputs.orders.recv() => control.obey(request),
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }
         control.wake();

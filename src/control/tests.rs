@@ -25,6 +25,7 @@ fn scene_of(mut install: Install) -> Scene {
         wanted: watch::channel(Vec::new()).0,
         rollouts: Arc::default(),
         metrics: Arc::new(Metrics::new(&Prometheus::default(), true)),
+        events: steering::Events::default(),
         ready: watch::channel(true).0,
     };
     let state = tempfile::tempdir().unwrap();

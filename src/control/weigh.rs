@@ -13,8 +13,8 @@ use crate::config::install::{Newcomers, RolloutSettings};
 use crate::health::{Standing, Start};
 use crate::names::Track;
 use crate::rollout::tracks::{self, Sighted, Sorted, Tracks};
-use crate::rollout::{Arm, Decision, Nature, Policy, Probed, Report, Rollout, Situation};
-use crate::routing::server::{Arms, Member, Server};
+use crate::rollout::{Arm, Decision, Nature, Outcome, Pointless, Policy, Probed, Report, Rollout, Situation, Steered};
+use crate::routing::server::{Arms, Draining, Member, Server};
 use crate::routing::service::Service;
 
 /// While a canary is judged, what it shows may be so long on no disk ...
@@ -31,6 +31,21 @@ pub struct ToDo {
     pub joined: Vec<Arc<Server>>,
     /// What has changed is to be on disk within this time; at once after a transition. None when nothing has.
     pub kept_within: Option<Duration>,
+    /// What was decided.
+    pub news: Vec<News>,
+}
+
+/// A decision as it was logged.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// The canary's version.
+    pub version: String,
+    /// One word.
+    pub kind: &'static str,
+    /// The log line.
+    pub sentence: String,
+    /// How the rollout ended by it, if it did.
+    pub outcome: Option<Outcome>,
 }
 
 /// One service's servers and its rollout.
@@ -81,6 +96,20 @@ impl Weighing {
         Kept { machine, tracks: self.tracks.clone(), proven: self.proven.clone() }
     }
 
+    /// A person decides about the rollout. It is done when this returns.
+    ///
+    /// # Errors
+    /// It would change nothing.
+    pub fn steer(&mut self, time: Time, steered: Steered) -> Result<ToDo, Pointless> {
+        self.rollout.steer(steered)?;
+        Ok(self.step(time, None))
+    }
+
+    /// The service.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
     /// What its provider said last.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
@@ -128,13 +157,15 @@ impl Weighing {
         self.next_step = time.since_start + self.rollout.machine().step_within();
         let mut to_do = ToDo { kept_within: Some(self.kept_within(&decisions)), ..ToDo::default() };
         for decision in decisions {
+            if decision != Decision::Probe {
+                tracing::info!(service = %self.service.label, version, "{decision}");
+                let (sentence, outcome) = (decision.to_string(), decision.outcome());
+                to_do.news.push(News { version: version.clone(), kind: decision.kind(), sentence, outcome });
+            }
             match decision {
-                Decision::Share { .. } | Decision::Note { .. } => {
-                    tracing::info!(service = %self.service.label, version, "{decision}");
-                }
+                Decision::Share { .. } | Decision::Note { .. } => {}
                 Decision::Probe => to_do.probe = self.next_probe(&arms).map(|server| (server, self.settings.probe_path.clone())),
                 Decision::Adopt { .. } => {
-                    tracing::info!(service = %self.service.label, version, "{decision}");
                     self.tracks.adopt();
                     to_do.joined.extend(self.arrange(time));
                 }
@@ -208,15 +239,20 @@ impl Weighing {
         if self.settings.enabled { endpoint.track } else { Some(Track::Stable) }
     }
 
-    /// How many instances of an arm take part, and how many of them are fit. An instance that was never fit is still starting.
+    /// How many instances of an arm take part, and how many of them are fit. An instance that was never fit is still starting. A
+    /// drained one of stable is there but carries nothing; a drained canary is taken for absent, or the drain would be its failure.
     fn arm(&self, arms: &Arms, track: Track, now: Instant) -> Arm {
         let mut arm = Arm::default();
         for (member, endpoint) in arms.members().iter().zip(&self.endpoints) {
             if member.track != track || !self.proven.contains(&key(endpoint)) {
                 continue;
             }
+            let is_drained = member.server.draining() != Draining::No;
+            if is_drained && track == Track::Canary {
+                continue;
+            }
             arm.instances = arm.instances.saturating_add(1);
-            let is_fit = matches!(member.server.health.standing(now), Standing::Available { .. });
+            let is_fit = !is_drained && matches!(member.server.health.standing(now), Standing::Available { .. });
             arm.fit = arm.fit.saturating_add(u16::from(is_fit));
         }
         arm

@@ -48,6 +48,7 @@ pub struct Metrics {
     state_writable: AtomicU8,
     refused: Chain<&'static str, AtomicU64>,
     access_log_dropped: Arc<AtomicU64>,
+    webhook_dropped: Arc<AtomicU64>,
     process: ProcessCollector,
 }
 
@@ -103,6 +104,7 @@ impl Metrics {
             state_writable: AtomicU8::new(UNKNOWN),
             refused: Chain::default(),
             access_log_dropped: Arc::default(),
+            webhook_dropped: Arc::default(),
             process: ProcessCollector::for_self(),
         }
     }
@@ -175,6 +177,11 @@ impl Metrics {
         Arc::clone(&self.access_log_dropped)
     }
 
+    /// Where the events are counted that did not reach the webhook.
+    pub fn webhook_dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.webhook_dropped)
+    }
+
     /// All of it in Prometheus' text format (`text/plain; version=0.0.4`).
     pub fn render(&self) -> Vec<u8> {
         let mut out = Exposition::default();
@@ -186,6 +193,7 @@ impl Metrics {
         self.render_own(&mut out);
         self.render_servers(&mut out, &servers);
         self.render_state(&mut out);
+        self.render_webhook(&mut out);
         self.render_config(&mut out);
         self.render_requests(&mut out);
         self.render_states(&mut out, &servers);
@@ -252,6 +260,11 @@ impl Metrics {
                 threshold.number("", &[("service", service), ("test", test)], *value);
             }
         }
+    }
+
+    fn render_webhook(&self, out: &mut Exposition) {
+        let help = "Events that did not reach the webhook, because it failed or the queue was full.";
+        out.counter("tidegate_webhook_dropped_total", help, self.webhook_dropped.load(Ordering::Relaxed));
     }
 
     fn render_servers(&self, out: &mut Exposition, servers: &Servers) {

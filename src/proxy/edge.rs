@@ -52,6 +52,11 @@ impl ProxyHttp for Edge {
                 answer::send(session, context, own).await?;
                 Ok(true)
             }
+            request::Received::Ordered(ordered) => {
+                let own = Box::pin(ordered.answer(&self.shared.steering)).await;
+                answer::send(session, context, own).await?;
+                Ok(true)
+            }
         }
     }
 

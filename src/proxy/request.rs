@@ -10,6 +10,7 @@ use pingora::proxy::Session;
 use pingora_http::RequestHeader;
 
 use super::context::Context;
+use super::order::Ordered;
 use super::shared::Shared;
 use super::{answer, failure};
 use crate::admin::AdminRequest;
@@ -26,6 +27,8 @@ pub enum Received {
     Forward,
     /// We answer it ourselves.
     Answered(Answer),
+    /// It orders something, and is answered when that is done.
+    Ordered(Ordered),
 }
 
 /// Reads the head of a request and settles who answers it.
@@ -260,6 +263,9 @@ fn finish(
             }
             forwarded::send(&mut head.headers, &connection.peer, &connection.entrypoint.forwarded, hides_client);
             Ok(Received::Forward)
+        }
+        Some(Target::Internal(Internal::Api)) if let Some(ordered) = Ordered::find(shared, head) => {
+            Ok(Received::Ordered(ordered))
         }
         Some(Target::Internal(internal)) => Err(Box::new(answer_internal(shared, *internal, head, context))),
         Some(Target::Nobody) => Err(Box::new(answer::empty(418))),

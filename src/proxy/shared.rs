@@ -20,8 +20,9 @@ use crate::middleware::Answer;
 use crate::names::Name;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{CertificateExpiry, EntrypointMetrics, Metrics};
-use crate::routing::server::Member;
+use crate::routing::server::{Draining, Member};
 use crate::routing::snapshot::{Snapshot, SnapshotHandle};
+use crate::steering;
 use crate::tls::certificate::Certificate;
 use crate::tls::challenge::OpenChallenges;
 use crate::tls::store::CertificateStore;
@@ -91,6 +92,8 @@ pub struct Shared {
     pub judged_at: Duration,
     /// The certificates that handshakes may get.
     pub certificates: Arc<CertificateStore>,
+    /// Orders over the API.
+    pub steering: steering::api::Api,
     /// Where each service's rollout stands, as the API shows it.
     pub rollouts: Arc<ArcSwap<BTreeMap<Name, serde_json::Value>>>,
     /// When we started.
@@ -148,7 +151,8 @@ fn servers_of(snapshot: &Snapshot, kind: Kind, name: &Name) -> Vec<admin::Server
         url: member.server.url.clone(),
         weight: member.server.weight(),
         preserves_path: !member.server.path.is_empty(),
-        is_up: matches!(member.server.health.standing(now), Standing::Available { .. }),
+        is_up: member.server.draining() == Draining::No
+            && matches!(member.server.health.standing(now), Standing::Available { .. }),
     };
     service.arms().members().iter().map(view).collect()
 }

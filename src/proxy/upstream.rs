@@ -315,6 +315,7 @@ mod tests {
             counters: Arc::default(),
             access_log: None,
             stage: StageCell::default(),
+            steering: crate::steering::api::Api { token_file: None, orders: tokio::sync::mpsc::channel(1).0 },
             hostname: http::HeaderValue::from_static("test"),
             judged_at: Duration::from_secs(2),
             certificates: Arc::new(CertificateStore::new(Arc::new(default))),

@@ -77,6 +77,75 @@ pub enum Why {
     Watched { seen: Counts, after: Duration },
     Gone,
     Replaced,
+    Person { by: String, did: Did },
+}
+
+/// What a person decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the sentences below say what each one is")]
+pub enum Did {
+    Held,
+    Fixed,
+    FixedAfterProbes(Share),
+    FixedAfterSuspension(Share),
+    Resumed,
+    Renewed,
+    Promoted,
+    Aborted,
+    Released,
+}
+
+/// How a rollout ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The canary is stable now.
+    Promoted,
+    /// The canary was to blame, or a person said so.
+    Failed,
+    /// It is no longer judged.
+    Released,
+    /// The canary left, or another version took its place.
+    Gone,
+}
+
+impl Outcome {
+    /// One word, as events and the API print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Promoted => "promoted",
+            Self::Failed => "failed",
+            Self::Released => "released",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Decision {
+    /// How the rollout ends by this decision, if it does. A canary that failed or is no longer judged may stay for long.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Adopt { .. } => Some(Outcome::Promoted),
+            Self::Probe => None,
+            Self::Share { why, .. } | Self::Note { why, .. } => match why {
+                Why::Blamed { .. } | Why::DoesNotAnswer { .. } | Why::TooSlow { .. } => Some(Outcome::Failed),
+                Why::Person { did: Did::Aborted, .. } => Some(Outcome::Failed),
+                Why::Released { .. } | Why::Person { did: Did::Released, .. } => Some(Outcome::Released),
+                Why::Gone | Why::Replaced => Some(Outcome::Gone),
+                _ => None,
+            },
+        }
+    }
+
+    /// What kind of news it is, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            _ if self.outcome().is_some() => self.outcome().map_or("", Outcome::as_str),
+            Self::Share { why: Why::Suspected(_), .. } | Self::Note { why: Why::Suspected(_), .. } => "suspended",
+            Self::Share { .. } => "share",
+            _ => "note",
+        }
+    }
 }
 
 /// What takes a canary's share away until it is known who is to blame.
@@ -196,6 +265,27 @@ impl fmt::Display for Why {
             Self::Watched { seen, after } => write!(f, "{} in the {} since it passed", Failed(seen), Seconds(after)),
             Self::Gone => f.write_str("there is no canary any more"),
             Self::Replaced => f.write_str("another version has taken the canary's place"),
+            Self::Person { by, did } => write!(f, "{by} {did}"),
+        }
+    }
+}
+
+impl fmt::Display for Did {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held => f.write_str("holds it there until `tidegate rollout resume`, unless it fails"),
+            Self::Fixed => f.write_str("fixed it there until `tidegate rollout resume`, unless it fails"),
+            Self::FixedAfterProbes(share) => {
+                write!(f, "fixed it at {share} from when it has answered its probes, until `tidegate rollout resume`")
+            }
+            Self::FixedAfterSuspension(share) => {
+                write!(f, "fixed it at {share} from when its suspension has ended well, until `tidegate rollout resume`")
+            }
+            Self::Resumed => f.write_str("lets it be judged on"),
+            Self::Renewed => f.write_str("lets it be judged anew from the beginning"),
+            Self::Promoted => f.write_str("promoted it"),
+            Self::Aborted => f.write_str("aborted it, so it has failed; it serves only if nobody else can"),
+            Self::Released => f.write_str("released it, so it is no longer judged"),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::evidence::{ACT_AT, Hour, Rate, Recent, tolerated_rate};
 use super::phase::Phase;
 use super::policy::Policy;
 use super::reader::{Counts, Live, Tally};
+use super::steer::{self, Pointless, Steered};
 use super::trial::{Context, Trial};
 use crate::names::Share;
 
@@ -42,7 +43,7 @@ pub enum Nature {
 }
 
 /// The instances of one arm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
     /// Registered.
     pub instances: u16,
@@ -102,6 +103,9 @@ pub struct Machine {
     #[serde(skip)]
     trips: u16,
     said: String,
+    /// What a person decided and the next step does.
+    #[serde(skip)]
+    steered: Option<Steered>,
 }
 
 /// The evidence that a version which has been promoted fails more often than the hour before it allowed.
@@ -128,6 +132,17 @@ impl Machine {
         self.policy = policy;
     }
 
+    /// A person decides; the next step does it. That must come at once.
+    ///
+    /// # Errors
+    /// It would change nothing.
+    pub fn steer(&mut self, steered: Steered) -> Result<(), Pointless> {
+        let trial = self.trial.as_ref().ok_or(Pointless::NoRollout)?;
+        steer::check(steered.steer, trial.phase(), trial.is_fixed())?;
+        self.steered = Some(steered);
+        Ok(())
+    }
+
     /// What is to be done now.
     pub fn step(&mut self, now: Duration, seen: &Seen<'_>) -> Vec<Decision> {
         let passed = now.saturating_sub(self.stepped);
@@ -135,9 +150,10 @@ impl Machine {
         let mut decisions = Vec::new();
         self.take_in(seen.tallies);
         self.meet(now, seen, &mut decisions);
+        let steered = self.steered.take();
         if let Some(trial) = &mut self.trial {
             let (policy, hour, recent) = (&self.policy, &self.hour, &self.recent);
-            let mut context = Context { now, passed, seen, policy, hour, recent, decisions: &mut decisions };
+            let mut context = Context { now, passed, seen, policy, hour, recent, decisions: &mut decisions, steered };
             trial.step(&mut context);
             if trial.begins_anew() {
                 self.begun = self.begun.wrapping_add(1);
@@ -227,9 +243,10 @@ impl Machine {
         let stable_hour = self.hour.sum(self.stepped);
         let (evidence_watch, watched) = self.watch.as_ref().map(|watch| (watch.rate.value(), watch.seen)).unwrap_or_default();
         let said = self.said.clone();
-        let report = Report { said, stable_hour, evidence_watch, watched, threshold: ACT_AT, ..Report::default() };
+        let rate = self.recent.rate();
+        let report = Report { said, stable_hour, rate, evidence_watch, watched, threshold: ACT_AT, ..Report::default() };
         let report = match &self.trial {
-            Some(trial) => Report { anomaly: self.recent.is_anomalous(trial.tolerated()), ..trial.report(&self.policy, report) },
+            Some(trial) => Report { anomaly: self.recent.is_anomalous(trial.tolerated()), ..trial.report(self.stepped, &self.policy, report) },
             None => report,
         };
         Report { share: self.share().fraction(), ..report }
@@ -305,10 +322,30 @@ pub struct Report {
     pub version: Option<String>,
     /// The phase in one word; empty when there is no canary.
     pub phase: &'static str,
+    /// Since when it is in this phase (in the ramp: in this step).
+    pub phase_seconds: f64,
     /// The step, counted from 1; 0 outside of the ramp.
     pub step: usize,
+    /// Steps of the ramp.
+    pub steps: usize,
     /// The canary's share, between 0 and 1.
     pub share: f64,
+    /// The share that a person fixed.
+    pub fixed_share: Option<f64>,
+    /// Nobody declares the canary, only its age tells.
+    pub by_age: bool,
+    /// The canary's instances.
+    pub canary_arm: Arm,
+    /// Stable's instances.
+    pub stable_arm: Arm,
+    /// Good answers to probes in a row, while these count.
+    pub good_probes: u8,
+    /// It is suspended for failures: stable is asked how it does at the same time. Else for slowness, and probes tell.
+    pub confirms: bool,
+    /// What stable did over the time that a suspension looks at.
+    pub span_stable: Counts,
+    /// It is put off, and begins anew in so many seconds.
+    pub begins_anew_seconds: Option<f64>,
     /// Evidence that it fails more than stable at the same time (test C).
     pub evidence_concurrent: f64,
     /// Evidence that it fails more than stable's hour allows (test H).
@@ -325,16 +362,26 @@ pub struct Report {
     pub threshold: f64,
     /// The failure rate that stable's hour allows.
     pub tolerated_rate: f64,
+    /// Stable's hour says enough for the evidence of history to count.
+    pub has_history: bool,
     /// The canary's attempts in this rollout.
     pub canary: Counts,
     /// Stable's attempts that were drawn against them.
     pub stable: Counts,
     /// The canary's attempts in this step.
     pub step_canary: Counts,
-    /// Canary attempts a step asks for.
+    /// Canary attempts this step asks for; more while evidence leans against the canary.
     pub step_requests_min: u32,
     /// Seconds of this step, disturbed ones left out.
     pub step_seconds: f64,
+    /// No step is shorter.
+    pub step_seconds_min: f64,
+    /// From then on a few attempts without a failure are enough.
+    pub step_seconds_max: f64,
+    /// The age at which an attempt without a first byte is slow.
+    pub judged_at_seconds: f64,
+    /// The service's requests a second, lately.
+    pub rate: f64,
     /// A step was passed with few requests.
     pub thin: bool,
     /// Stable fails unusually often just now: nothing advances.

@@ -6,22 +6,25 @@
 
 pub mod decision;
 pub mod evidence;
+pub mod explain;
 mod latency;
 pub mod ledger;
 pub mod machine;
 pub mod phase;
 pub mod policy;
 pub mod reader;
+pub mod steer;
 mod suspension;
 pub mod tracks;
 mod trial;
 
 use std::time::Duration;
 
-pub use decision::{Decision, Why};
+pub use decision::{Decision, Outcome, Why};
 pub use ledger::{Draw, Ledger, Verdict};
 pub use machine::{Arm, Direction, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
+pub use steer::{Pointless, Steer, Steered};
 
 use reader::{Reader, Tally};
 
@@ -87,6 +90,14 @@ impl Rollout {
     /// The machine, to be directed: what is asked of it takes effect with the next step.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
+    }
+
+    /// A person decides; the next step, which must come at once, does it.
+    ///
+    /// # Errors
+    /// It would change nothing.
+    pub fn steer(&mut self, steered: Steered) -> Result<(), Pointless> {
+        self.machine.steer(steered)
     }
 
     /// The machine: its report, and what is kept on disk.

@@ -11,13 +11,13 @@ use super::trial::{Context, ENVIRONMENT_MAX, HOLD, PROBES_GOOD, Trial, UNCLEAR_A
 use crate::names::Share;
 
 /// A suspended canary that answers no probe for this long has failed.
-const SILENT_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENT_MAX: Duration = Duration::from_secs(30);
 /// Suspensions for latency before the trial is held, or fails if the policy says so.
 const LATENCY_MAX: u8 = 3;
 /// Stable must have been well for this long before a canary it was ill with gets its share back.
 const WELL_FOR: Duration = Duration::from_secs(20);
 /// A suspension that lacks even the requests to tell.
-const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
 /// New beginnings that end the same way, before it is no longer judged.
 const HOLDS_MAX: u8 = 3;
 /// Our own requests to a canary in doubt. One that fails a fifth of everything fails none of them in one case of
@@ -125,14 +125,7 @@ impl Trial {
             return;
         }
         // What was seen in a disturbed time is not held against anybody.
-        self.rate.reset();
-        self.doubted = None;
-        self.failures.reset();
-        self.better.reset();
-        (self.canary, self.stable) = (Counts::default(), Counts::default());
-        (self.failed_from, self.stable_since_failure) = (None, Counts::default());
-        self.rows = 0;
-        self.evidence_from = cx.now;
+        self.forget(cx);
         self.resume(cx, step, Why::Environment { stable, times });
     }
 

@@ -7,7 +7,7 @@ use super::machine::{Arm, Direction, Machine, Nature, Probed, Seen};
 use super::phase::Phase;
 use super::policy::{Latency, Policy};
 use super::reader::{Counts, Live, Tally};
-use super::{Decision, Situation};
+use super::{Decision, Pointless, Situation, Steer, Steered};
 use crate::names::Share;
 
 /// A service with ten requests a second and an hour of clean history, and a machine that is stepped once a second.
@@ -106,6 +106,20 @@ impl Tale {
         self.machine.go_on(Duration::from_secs(self.now), u16::MAX);
         self.live = Live::default();
         self
+    }
+
+    /// A person decides, and the step that does it follows at once.
+    #[track_caller]
+    fn order(&mut self, steer: Steer) -> &mut Self {
+        self.machine.steer(Steered { steer, by: "alice".to_owned() }).unwrap();
+        self.step();
+        self
+    }
+
+    #[track_caller]
+    fn refuses(&mut self, steer: Steer, because: Pointless) -> &mut Self {
+        assert_eq!(self.machine.steer(Steered { steer, by: "alice".to_owned() }), Err(because));
+        self.pass(1)
     }
 
     fn trip(&mut self) -> &mut Self {
@@ -491,4 +505,99 @@ fn a_rollout_that_is_written_and_read_at_any_moment_decides_the_same() {
     }
     let all = ["earned", "failed", "hold", "probe", "ramp", "suspended"];
     assert!(all.iter().all(|phase| phases.contains(phase)), "{phases:?}");
+}
+
+fn percent(percent: u16) -> Steer {
+    Steer::SetShare(Share::new(percent * 100).unwrap())
+}
+
+#[test]
+fn a_held_canary_keeps_its_share_until_it_is_judged_on() {
+    let mut tale = Tale::ramped();
+    tale.order(Steer::Hold)
+        .check(&["canary share stays 6.67 %: alice holds it there until `tidegate rollout resume`, unless it fails"]);
+    tale.pass(600).check(&[]);
+    assert_eq!(tale.machine.report().fixed_share, Some(0.0667));
+    tale.order(Steer::Resume).check(&["canary share stays 6.67 %: alice lets it be judged on"]);
+    tale.pass(45).check(&["canary share 6.67 % -> 20 %: 0 of 40 canary requests failed"]);
+    tale.refuses(Steer::Resume, Pointless::Judged).check(&[]);
+}
+
+#[test]
+fn a_fixed_share_does_not_stand_in_the_way_of_protection() {
+    let mut tale = Tale::ramped();
+    tale.order(percent(30)).check(&["canary share 6.67 % -> 30 %: alice fixed it there"]);
+    tale.trip().check(&["canary share 30 % -> 0 %: 3 canary requests in a row failed"]);
+    tale.does = [(0, 0), (10, 0)];
+    tale.pass(30).check(&["canary share stays 0 %: stable is well at the same time .. so the canary has failed"]);
+    tale.pass(100).check(&[]);
+}
+
+#[test]
+fn a_fixed_share_comes_back_when_it_was_the_environment() {
+    let mut tale = Tale::ramped();
+    tale.order(percent(30)).said.clear();
+    tale.does = [(2, 2), (10, 6)];
+    tale.pass(5).said.clear();
+    tale.trip().said.clear();
+    tale.does = [(0, 0), (10, 6)];
+    tale.pass(10);
+    tale.does = [(0, 0), (10, 0)];
+    tale.pass(120).check(&["canary share 0 % -> 30 %: stable failed at the same time"]);
+}
+
+#[test]
+fn a_share_fixed_before_the_probes_are_answered_waits_for_them() {
+    let mut tale = Tale::new(Policy::default());
+    tale.probed = Some(503);
+    tale.pass(2)
+        .order(percent(30))
+        .check(&["canary share stays 0 %: alice fixed it at 30 % from when it has answered its probes"]);
+    tale.probed = Some(200);
+    tale.pass(5).check(&["canary share 0 % -> 30 %: it answered 3 probes in a row"]);
+}
+
+#[test]
+fn an_aborted_canary_stays_away_until_somebody_wants_it_judged_anew() {
+    let mut tale = Tale::ramped();
+    tale.order(Steer::Abort).check(&["canary share 6.67 % -> 0 %: alice aborted it, so it has failed"]);
+    tale.pass(1200).check(&[]);
+    tale.refuses(Steer::Abort, Pointless::Failed).refuses(Steer::Hold, Pointless::Failed).check(&[]);
+    tale.order(Steer::Resume).check(&["canary share stays 0 %: alice lets it be judged anew from the beginning"]);
+    tale.pass(5).check(&["canary share 0 % -> 7.41 %: it answered 3 probes in a row"]);
+}
+
+#[test]
+fn a_promoted_canary_has_earned_everything_whatever_was_seen() {
+    let mut tale = Tale::ramped();
+    tale.trip().said.clear();
+    tale.order(Steer::Promote).check(&["canary share 0 % -> 50 %: alice promoted it"]);
+    tale.pass(100).check(&[]);
+    assert_eq!(tale.machine.report().phase, "earned");
+    tale.trip().check(&["canary share 50 % -> 0 %: 3 canary requests in a row failed"]);
+}
+
+#[test]
+fn a_promoted_canary_that_is_told_by_its_age_is_stable_at_once() {
+    let mut tale = Tale::new(Policy::default());
+    tale.nature = Nature::ByAge;
+    tale.pass(2).order(Steer::Promote).check(&["canary is stable now: alice promoted it"]);
+    assert_eq!(tale.machine.version(), None);
+}
+
+#[test]
+fn a_released_canary_keeps_its_share_and_nothing_takes_it_away() {
+    let mut tale = Tale::ramped();
+    tale.order(Steer::Release).check(&["canary share stays 6.67 %: alice released it, so it is no longer judged"]);
+    tale.does = [(1, 1), (9, 0)];
+    tale.trip().pass(600).check(&[]);
+    assert_eq!((tale.machine.share().to_string(), tale.machine.report().phase), ("6.67 %".to_owned(), "released"));
+    tale.refuses(Steer::Release, Pointless::Released).check(&[]);
+}
+
+#[test]
+fn without_a_canary_there_is_nothing_to_decide() {
+    let mut tale = Tale::new(Policy::default());
+    tale.canary = arm(0, 0);
+    tale.refuses(Steer::Promote, Pointless::NoRollout).check(&[]);
 }

@@ -10,10 +10,11 @@ use super::evidence::{
     tolerated_rate,
 };
 use super::ledger::{TRIP_AFTER, TRUSTED_AFTER};
-use super::machine::{Nature, Report, Seen, moved};
+use super::machine::{Arm, Nature, Report, Seen, moved};
 use super::phase::{Ends, Phase, Suspension};
 use super::policy::{FEW, FLOOR_MAX, FLOOR_MAX_BLIND, Instances, Policy, fair};
 use super::reader::{Counts, Tally};
+use super::steer::Steered;
 use super::suspension::DOUBT_PROBES;
 use crate::names::Share;
 
@@ -36,7 +37,7 @@ pub(super) const UNCLEAR_AFTER: Duration = Duration::from_secs(600);
 /// Between giving up on a conclusion and a new beginning.
 pub(super) const HOLD: Duration = Duration::from_secs(600);
 /// How long a canary told by its age is watched after the ramp before it is one of the others.
-const WATCH: Duration = Duration::from_secs(300);
+pub(super) const WATCH: Duration = Duration::from_secs(300);
 /// Between two looks at whether traffic asks for another share within a step.
 const TRAFFIC_EVERY: Duration = Duration::from_secs(60);
 /// ... and by how many times it must differ.
@@ -60,6 +61,16 @@ pub(super) struct Context<'a> {
     pub(super) hour: &'a Hour,
     pub(super) recent: &'a Recent,
     pub(super) decisions: &'a mut Vec<Decision>,
+    /// What a person decided since the last step.
+    pub(super) steered: Option<Steered>,
+}
+
+/// The instances as the last step met them.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Met {
+    by_age: bool,
+    canary: Arm,
+    stable: Arm,
 }
 
 /// One canary's trial.
@@ -108,6 +119,11 @@ pub(super) struct Trial {
     /// Rows of three failures.
     pub(super) rows: u32,
     pub(super) holds: u8,
+    /// The share that a person fixed, in ten-thousandths.
+    #[serde(default)]
+    pub(super) fixed: Option<u16>,
+    #[serde(default)]
+    pub(super) met: Met,
     /// The ledger has to forget what it knows about this canary.
     #[serde(skip)]
     pub(super) anew: bool,
@@ -146,6 +162,8 @@ impl Trial {
             slow_is_known: false,
             rows: 0,
             holds: 0,
+            fixed: None,
+            met: Met::default(),
             anew: false,
         }
     }
@@ -168,7 +186,12 @@ impl Trial {
 
     /// Nothing will change before something happens outside.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Failed { .. } | Phase::Released { .. } | Phase::Hold { .. })
+        // One that was let go with a share may trip, and gets it back.
+        matches!(self.phase, Phase::Failed { .. } | Phase::Released { .. } | Phase::Hold { .. }) && self.share == 0
+    }
+
+    pub(super) fn is_fixed(&self) -> bool {
+        self.fixed.is_some()
     }
 
     /// Whether it may be given more than it has earned: it answers, and nothing is held against it.
@@ -183,10 +206,16 @@ impl Trial {
 
     pub(super) fn step(&mut self, cx: &mut Context<'_>) {
         self.anew = false;
-        self.stables_before = self.stables_before.max(cx.seen.situation.stable.carrying());
+        let situation = cx.seen.situation;
+        self.met = Met { by_age: situation.nature == Nature::ByAge, canary: situation.canary, stable: situation.stable };
+        self.stables_before = self.stables_before.max(situation.stable.carrying());
         // Stable is lost: the canary serves as the last resort, and what it shows now is no evidence.
         if cx.seen.situation.stable.fit > 0 {
             self.weigh(cx.seen.tallies, cx.policy, cx.recent.is_anomalous(self.tolerated()));
+        }
+        if let Some(steered) = cx.steered.take() {
+            self.obey(cx, steered);
+            return;
         }
         match self.phase {
             Phase::Probe { good } => self.probe(cx, good),
@@ -194,7 +223,8 @@ impl Trial {
             Phase::Earned { .. } => self.judge(cx, None),
             Phase::Suspended(_) => self.suspended(cx),
             Phase::Hold { until } if cx.now >= until => {
-                *self = Self { anew: true, holds: self.holds, ..Self::new(&self.version, cx.now) };
+                let (holds, fixed, met) = (self.holds, self.fixed, self.met);
+                *self = Self { anew: true, holds, fixed, met, ..Self::new(&self.version, cx.now) };
                 self.say(cx, Share::ZERO, Why::Again);
             }
             Phase::Hold { .. } | Phase::Released { .. } | Phase::Failed { .. } => {}
@@ -250,15 +280,20 @@ impl Trial {
         };
         self.phase = Phase::Probe { good };
         if good >= PROBES_GOOD {
-            let hour = cx.hour.sum(cx.now);
-            self.history = hour.all >= HISTORY_MIN;
-            self.rate = Rate::new(tolerated_rate(hour));
-            self.ready = cx.now;
-            self.evidence_from = cx.now;
+            self.get_ready(cx);
             self.enter(cx, 0, Why::Answers { good });
         } else if cx.seen.situation.canary.fit > 0 {
             self.ask(cx);
         }
+    }
+
+    /// Evidence begins to count, against what stable's last hour allows.
+    pub(super) fn get_ready(&mut self, cx: &Context<'_>) {
+        let hour = cx.hour.sum(cx.now);
+        self.history = hour.all >= HISTORY_MIN;
+        self.rate = Rate::new(tolerated_rate(hour));
+        self.ready = cx.now;
+        self.evidence_from = cx.now;
     }
 
     /// RAMP and after: every reason to take the share away, then every reason to give more.
@@ -272,6 +307,8 @@ impl Trial {
             return;
         }
         match step {
+            // A person has the wheel: nothing is given and nothing is put off.
+            _ if self.is_fixed() => self.step_time += cx.passed,
             Some(_) if self.is_better() => {
                 let (evidence, canary, stable) = (self.better.value(), self.canary, self.stable);
                 self.earn(cx, Why::Better { evidence, canary, stable });
@@ -359,21 +396,23 @@ impl Trial {
         self.say(cx, share, why);
     }
 
-    fn earn(&mut self, cx: &mut Context<'_>, why: Why) {
+    pub(super) fn earn(&mut self, cx: &mut Context<'_>, why: Why) {
         self.phase = Phase::Earned { since: cx.now };
         (self.step_from, self.step_time, self.step_canary) = (cx.now, Duration::ZERO, Counts::default());
         let Instances { canaries, stables, .. } = self.instances(cx);
-        self.say(cx, Share::from_fraction(fair(canaries, stables)), why);
+        let share = self.fixed_share().unwrap_or(Share::from_fraction(fair(canaries, stables)));
+        self.say(cx, share, why);
+    }
+
+    fn fixed_share(&self) -> Option<Share> {
+        self.fixed.and_then(Share::new)
     }
 
     /// Passes the step, or fits its share to instances and traffic.
     fn advance(&mut self, cx: &mut Context<'_>, step: usize) {
         // The share has been this step's for longer than an epoch, so what has not settled belongs to it.
         let (seen, after) = (self.step_canary + cx.seen.live.pending, self.step_time);
-        // Evidence that leans against it is looked at for longer, and either grows or goes.
-        let leans = self.failures.value().max(self.history_with(Counts::default())) >= LEANS_AT;
-        let asked = cx.policy.step_requests_min;
-        let enough = seen.all >= if leans { asked.saturating_mul(LEANS_FACTOR) } else { asked } && after >= cx.policy.step_min;
+        let enough = seen.all >= self.asked(cx.policy) && after >= cx.policy.step_min;
         let thin = !enough && after >= cx.policy.step_max && seen.all >= FEW && seen.fail == 0;
         if enough || thin {
             self.thin |= thin;
@@ -386,6 +425,12 @@ impl Trial {
             return;
         }
         self.adapt(cx, step);
+    }
+
+    /// Canary requests that a step asks for. Evidence that leans against it is looked at for longer, and either grows or goes.
+    fn asked(&self, policy: &Policy) -> u32 {
+        let leans = self.failures.value().max(self.history_with(Counts::default())) >= LEANS_AT;
+        if leans { policy.step_requests_min.saturating_mul(LEANS_FACTOR) } else { policy.step_requests_min }
     }
 
     /// Fits the share to the instances at once, and to traffic now and then.
@@ -419,7 +464,7 @@ impl Trial {
     }
 
     fn wanted(&self, cx: &Context<'_>, step: usize) -> Share {
-        cx.policy.share(step, cx.recent.rate(), self.floor_max(), self.instances(cx))
+        self.fixed_share().unwrap_or_else(|| cx.policy.share(step, cx.recent.rate(), self.floor_max(), self.instances(cx)))
     }
 
     fn floor_max(&self) -> f64 {
@@ -466,21 +511,50 @@ impl Trial {
         }
     }
 
-    pub(super) fn report(&self, policy: &Policy, base: Report) -> Report {
+    /// `now` is when the last step was.
+    pub(super) fn report(&self, now: Duration, policy: &Policy, base: Report) -> Report {
+        let since = match &self.phase {
+            Phase::Probe { .. } => self.began,
+            Phase::Ramp { .. } => self.step_from,
+            Phase::Suspended(suspension) => suspension.at,
+            Phase::Earned { since: at } | Phase::Released { at } | Phase::Failed { at } => *at,
+            Phase::Hold { .. } => self.share_set,
+        };
+        let (good_probes, confirms, span_stable) = match &self.phase {
+            Phase::Probe { good } => (*good, false, Counts::default()),
+            Phase::Suspended(suspension) => (suspension.good, suspension.ends == Ends::Confirmed, suspension.stable),
+            _ => (0, false, Counts::default()),
+        };
+        let begins_anew =
+            if let Phase::Hold { until } = self.phase { Some(until.saturating_sub(now).as_secs_f64()) } else { None };
         Report {
             version: Some(self.version.clone()),
             phase: self.phase.name(),
+            phase_seconds: now.saturating_sub(since).as_secs_f64(),
             step: if let Phase::Ramp { step } = self.phase { step + 1 } else { 0 },
+            steps: policy.steps.len(),
+            fixed_share: self.fixed_share().map(Share::fraction),
+            by_age: self.met.by_age,
+            canary_arm: self.met.canary,
+            stable_arm: self.met.stable,
+            good_probes,
+            confirms,
+            span_stable,
+            begins_anew_seconds: begins_anew,
             evidence_concurrent: self.failures.value(),
             evidence_history: self.doubted.unwrap_or(1.0) * self.rate.value(),
             evidence_slow: self.slowness.value(),
             evidence_better: self.better.value(),
             tolerated_rate: self.tolerated(),
+            has_history: self.history,
             canary: self.canary,
             stable: self.stable,
             step_canary: self.step_canary,
-            step_requests_min: policy.step_requests_min,
+            step_requests_min: self.asked(policy),
             step_seconds: self.step_time.as_secs_f64(),
+            step_seconds_min: policy.step_min.as_secs_f64(),
+            step_seconds_max: policy.step_max.as_secs_f64(),
+            judged_at_seconds: policy.judged_at.as_secs_f64(),
             thin: self.thin,
             by_environment: self.by_environment,
             by_latency: self.by_latency,

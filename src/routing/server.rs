@@ -4,7 +4,7 @@
 //! control reads them; both through atomics.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -17,6 +17,18 @@ use crate::observe::metrics::ServerMetrics;
 
 /// Numbers the pools of connections, over all servers, so that no two servers (nor the same address in a second life) ever share one.
 static NEXT_POOL: AtomicU64 = AtomicU64::new(1);
+
+/// What a person wants of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Draining {
+    /// It serves.
+    No,
+    /// It gets no new request while anybody else can serve.
+    Spared,
+    /// It gets no new request at all.
+    Closed,
+}
 
 /// One server.
 #[derive(Debug)]
@@ -42,6 +54,7 @@ pub struct Server {
     metrics: OnceLock<Arc<ServerMetrics>>,
     weight: AtomicU32,
     in_flight: AtomicU32,
+    draining: AtomicU8,
     addresses: ArcSwap<Vec<SocketAddr>>,
     preferred: AtomicU32,
     pool: AtomicU64,
@@ -70,6 +83,7 @@ impl Server {
             metrics: OnceLock::new(),
             weight: AtomicU32::new(endpoint.weight),
             in_flight: AtomicU32::new(0),
+            draining: AtomicU8::new(Draining::No as u8),
             addresses: ArcSwap::from_pointee(addresses),
             preferred: AtomicU32::new(0),
             pool: AtomicU64::new(NEXT_POOL.fetch_add(1, Ordering::Relaxed)),
@@ -116,6 +130,20 @@ impl Server {
     /// Requests it has right now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is to get new requests. Those that it has go on.
+    pub fn draining(&self) -> Draining {
+        match self.draining.load(Ordering::Relaxed) {
+            0 => Draining::No,
+            1 => Draining::Spared,
+            _ => Draining::Closed,
+        }
+    }
+
+    /// Begins or ends a drain; new requests know at once.
+    pub fn set_draining(&self, draining: Draining) {
+        self.draining.store(draining as u8, Ordering::Relaxed);
     }
 
     /// The address to dial: of a name with several the first that was not found dead. `None` while the name is not resolved.

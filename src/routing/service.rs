@@ -12,7 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::balance::{self, Candidate};
-use super::server::{Arms, Member, Server};
+use super::server::{Arms, Draining, Member, Server};
 use crate::config::dynamic::{HealthCheck, Strategy};
 use crate::config::install::ServersTransport;
 use crate::health::{Attempt, Budget, Standing};
@@ -114,7 +114,9 @@ impl Service {
 
     /// Whether a server is left that is none of `tried`.
     pub fn has_other(&self, tried: &[Arc<Server>]) -> bool {
-        self.arms.load().members().iter().any(|member| !is_among(tried, &member.server))
+        let arms = self.arms.load();
+        let may_serve = |member: &&Member| member.server.draining() != Draining::Closed;
+        arms.members().iter().filter(may_serve).any(|member| !is_among(tried, &member.server))
     }
 
     /// Takes what one more attempt costs from the retry budget. False when nothing is left of it.
@@ -131,7 +133,7 @@ impl Service {
 
     /// Whether stable could answer in a canary's place.
     pub fn has_shield(&self, now: Instant) -> bool {
-        self.arms.load().of(Track::Stable).any(|server| matches!(server.health.standing(now), Standing::Available { .. }))
+        self.arms.load().of(Track::Stable).any(|server| may_shield(server, now))
     }
 
     /// A stable server to be sent the bytes that were meant for `canary`: one that is spoken to the same way. Has a budget of its
@@ -144,9 +146,8 @@ impl Service {
             let is_same_host = settings.pass_host_header || server.authority == canary.authority;
             is_same_host && server.scheme == canary.scheme && server.path == canary.path
         };
-        let available = |server: &Server| matches!(server.health.standing(now), Standing::Available { .. });
         let shield = |member: &Member| {
-            let is_shield = member.track == Track::Stable && available(&member.server) && is_alike(&member.server);
+            let is_shield = member.track == Track::Stable && may_shield(&member.server, now) && is_alike(&member.server);
             if is_shield { view(member, Track::Stable, now, &[]) } else { None }
         };
         let random = fastrand::u64(..);
@@ -173,9 +174,15 @@ impl Service {
     }
 }
 
-/// How a server looks to a request of `track`. Canaries are stable's last resort; stable is left out of a canary's choice.
+fn may_shield(server: &Server, now: Instant) -> bool {
+    server.draining() == Draining::No && matches!(server.health.standing(now), Standing::Available { .. })
+}
+
+/// How a server looks to a request of `track`. Canaries are stable's last resort, and so are drained servers; stable is left out
+/// of a canary's choice.
 fn view(member: &Member, track: Track, now: Instant, tried: &[Arc<Server>]) -> Option<Candidate> {
-    if track == Track::Canary && member.track == Track::Stable {
+    let draining = member.server.draining();
+    if track == Track::Canary && (member.track == Track::Stable || draining != Draining::No) || draining == Draining::Closed {
         return None;
     }
     member.server.address()?;
@@ -184,7 +191,7 @@ fn view(member: &Member, track: Track, now: Instant, tried: &[Arc<Server>]) -> O
         standing: member.server.health.standing(now),
         in_flight: member.server.in_flight(),
         tried: is_among(tried, &member.server),
-        suspended: member.track != track,
+        suspended: member.track != track || draining != Draining::No,
     })
 }
 

@@ -15,6 +15,7 @@ mod files;
 mod routing;
 mod shutdown;
 mod state;
+mod steering;
 mod support {
     pub mod client;
     pub mod edge;
