@@ -26,6 +26,7 @@ use crate::listener::{self, Counters, Drain, Front, Phase};
 use crate::observe::access_log::AccessLog;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::orchestrator::{self, NomadState, client as nomad};
 use crate::provider::consul::access::Access;
 use crate::provider::consul::client::{Client, SetUpError};
 use crate::provider::consul::state::ConsulState;
@@ -80,6 +81,9 @@ pub enum StartError {
     /// The client for the webhook cannot be made.
     #[error("the webhook cannot be asked")]
     Webhook(#[from] reqwest::Error),
+    /// The client for Nomad cannot be made.
+    #[error("nomad cannot be asked")]
+    Nomad(#[from] nomad::SetUpError),
     /// The client for Consul cannot be made.
     #[error("consul cannot be asked")]
     Consul(#[from] SetUpError),
@@ -167,6 +171,7 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
     let inputs = Inputs {
         consul: start_consul(&install, environment, &shutdown)?,
         files: start_files(&install, reload_seen, &shutdown),
+        nomad: start_nomad(&install, environment, &shutdown)?,
         orders: orders_seen,
     };
     let (ready, ready_seen) = watch::channel(false);
@@ -344,6 +349,23 @@ fn start_consul(
     let (state, seen) = watch::channel(ConsulState::unknown(clock::now()));
     tokio::spawn(consul_watch::run(client, settings, state, shutdown.clone()));
     Ok(Some(seen))
+}
+
+fn start_nomad(
+    install: &Install,
+    environment: Environment<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Option<(Arc<nomad::Client>, watch::Receiver<NomadState>)>, StartError> {
+    let Some(settings) = &install.own.nomad else { return Ok(None) };
+    let (access, problems) = orchestrator::access::Access::read(settings, environment);
+    let Some(access) = access else { return Err(StartError::Problems(problems)) };
+    say(&problems);
+    let client = Arc::new(nomad::Client::new(&access)?);
+    let (state, seen) = watch::channel(NomadState::unknown());
+    let watch =
+        orchestrator::watch::run(Arc::clone(&client), orchestrator::watch::WatchSettings::default(), state, shutdown.clone());
+    tokio::spawn(watch);
+    Ok(Some((client, seen)))
 }
 
 fn start_files(

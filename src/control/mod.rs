@@ -7,6 +7,7 @@ pub mod check;
 mod chronicle;
 pub mod compile;
 mod connections;
+mod deployments;
 pub mod files;
 mod internal;
 pub mod keeper;
@@ -14,6 +15,7 @@ mod orders;
 mod registry;
 mod resolve;
 mod said;
+mod settings;
 pub mod state;
 mod telling;
 mod weigh;
@@ -31,10 +33,12 @@ use tokio_util::sync::CancellationToken;
 use self::check::Checker;
 use self::chronicle::Chronicle;
 use self::compile::{Compiled, Input};
+use self::deployments::{Called, Deployments};
 use self::files::Files;
 use self::keeper::{Keeper, Standing, Writer};
 use self::registry::{Layer, Registry};
 use self::said::Said;
+use self::settings::rollout_settings;
 use self::state::Timeline;
 use self::weigh::{Time, ToDo, Weighing};
 use crate::acme::run::Wanted;
@@ -42,10 +46,12 @@ use crate::catalog::removal::{Credibility, Kept, REWOUND_DOUBTED_FOR};
 use crate::catalog::{self, Catalog, Memory, TranslateSettings};
 use crate::clock;
 use crate::config::dynamic::{Definitions, Endpoint, HealthCheck, Provided};
-use crate::config::install::{Install, RolloutSettings};
+use crate::config::install::Install;
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::names::{Name, Share};
 use crate::observe::metrics::{Metrics, Published, RolloutMetrics, RolloutSeen};
+use crate::orchestrator::NomadState;
+use crate::orchestrator::client::Client;
 use crate::provider::consul::blocking::Doubt;
 use crate::provider::consul::state::{ConsulState, Trust};
 use crate::provider::file::FileState;
@@ -72,10 +78,11 @@ const FILE: &str = "file";
 const CONSUL: &str = "consulcatalog";
 
 /// What control reads.
-#[derive(Debug)]
 pub struct Inputs {
     /// The catalog, when Consul is a provider.
     pub consul: Option<watch::Receiver<ConsulState>>,
+    /// Where Nomad's deployments are asked about, and what it says, when it is to be asked.
+    pub nomad: Option<(Arc<Client>, watch::Receiver<NomadState>)>,
     /// The files, when they are a provider.
     pub files: Option<watch::Receiver<Option<FileState>>>,
     /// What people order.
@@ -132,6 +139,7 @@ pub struct Control {
     /// What was said of problems last, so that nothing is said twice.
     said: Said,
     timeline: Timeline,
+    deployments: Option<Deployments>,
     /// What of the weighings outlives us.
     keeper: Keeper,
     /// What was wrong with the disk when that was last told to others.
@@ -210,6 +218,7 @@ impl Control {
             certificate_problems: Problems::new(),
             said: Said::default(),
             timeline,
+            deployments: None,
             keeper,
             disk_told: None,
             checks: BTreeMap::new(),
@@ -274,13 +283,15 @@ impl Control {
         let time = self.time();
         // A service that is not compiled yet gets its servers when it is.
         let Some(service) = self.registry.find(key.0, &key.1) else { return };
-        let settings = rollout_settings(&self.install.own.rollout, key.0, &service.settings().rollout);
+        let own = &self.install.own;
+        let settings = rollout_settings(&own.rollout, own.mode_max, key.0, &service.settings().rollout);
         let weighing = self.weighings.entry(key.clone()).or_insert_with(|| {
             let kept = self.keeper.take(&key).unwrap_or_default();
             Weighing::new(Arc::clone(service), time.since_start, kept)
         });
         weighing.configure(settings);
-        let to_do = weighing.see(time, endpoints);
+        let placed = self.deployments.as_ref().map(|deployments| deployments.place(endpoints));
+        let to_do = weighing.see(time, placed.as_deref().unwrap_or(endpoints));
         self.carry_out(&key, to_do);
     }
 
@@ -292,19 +303,24 @@ impl Control {
             self.watch_server(key, &server);
             self.check_server(key, &server);
         }
-        if let Some((server, path)) = to_do.probe {
-            let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
-            tokio::spawn(async move {
-                let status = checker.probe(&server, &path).await;
-                if let Err(error) = &status {
-                    tracing::debug!(server = server.url, error, "canary did not answer a probe");
-                }
-                // Nobody listens any more only when the process ends.
-                let _ = probed.send(Probe { service, server, status: status.ok() }).await;
-            });
+        if let Some(probe) = to_do.probe {
+            self.probe(key, probe);
         }
         self.tell(key, &to_do.news);
         self.publish_report(key);
+    }
+
+    /// Asks a canary for a path by a request of our own. The answer comes back as a [`Probe`].
+    fn probe(&self, key: &(Layer, Name), (server, path): (Arc<Server>, String)) {
+        let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
+        tokio::spawn(async move {
+            let status = checker.probe(&server, &path).await;
+            if let Err(error) = &status {
+                tracing::debug!(server = server.url, error, "canary did not answer a probe");
+            }
+            // Nobody listens any more only when the process ends.
+            let _ = probed.send(Probe { service, server, status: status.ok() }).await;
+        });
     }
 
     /// Counts and resolves a server as long as it is there.
@@ -495,7 +511,9 @@ impl Control {
 
     /// When something has to be done without anybody asking.
     fn wake_at(&self) -> Instant {
-        let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.timeline.instant(step));
+        let deployments = self.deployments.as_ref().map(Deployments::next_step);
+        let step = self.weighings.values().map(Weighing::next_step).chain(deployments).min();
+        let step = step.map(|step| self.timeline.instant(step));
         let idle = clock::now() + Duration::from_secs(3600);
         [self.rebuild_at, self.files.deadline(), self.kept.deadline(), self.keeper.deadline(), step]
             .into_iter()
@@ -528,6 +546,9 @@ impl Control {
                 self.carry_out(&key, to_do);
             }
         }
+        if self.deployments.as_ref().is_some_and(|deployments| deployments.next_step() <= time.since_start) {
+            self.step_deployments();
+        }
         if self.keeper.deadline().is_some_and(|due| due <= clock::now()) {
             self.keep();
         }
@@ -542,6 +563,7 @@ impl Control {
 
     /// The disk has come further, or fails.
     fn follow_disk(&mut self) {
+        self.post_calls();
         let problems = self.keeper.problems();
         if self.disk_told.as_ref() != Some(&problems) {
             self.disk_told = Some(problems);
@@ -615,6 +637,7 @@ pub struct ControlTask {
 pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, shutdown: CancellationToken) {
     let ControlTask { mut answers, mut standing, writer } = task;
     tokio::spawn(writer.run());
+    let mut called = inputs.nomad.as_ref().map(|(client, _)| control.follow_deployments(Arc::clone(client)));
     loop {
         if !*control.outputs.ready.borrow() && control.is_complete(&inputs) {
             control.outputs.ready.send_replace(true);
@@ -623,6 +646,9 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
+            // First: an allocation that is told to stop is gone within milliseconds.
+            Some(state) = next_nomad(&mut inputs.nomad) => control.take_nomad(state),
+            Some(called) = next_called(&mut called) => control.call_ended(called),
             Some(state) = next_catalog(&mut inputs.consul) => in_place(|| control.take_catalog(&state)),
             Some(state) = next_files(&mut inputs.files) => in_place(|| control.take_files(&state)),
             Some(probe) = answers.recv() => control.answer_probe(probe),
@@ -654,6 +680,22 @@ async fn next_catalog(consul: &mut Option<watch::Receiver<ConsulState>>) -> Opti
     Some(receiver.borrow_and_update().clone())
 }
 
+/// What Nomad shows now. Never comes when Nomad is not asked.
+async fn next_nomad(nomad: &mut Option<(Arc<Client>, watch::Receiver<NomadState>)>) -> Option<NomadState> {
+    let Some((_, receiver)) = nomad else { return std::future::pending().await };
+    if receiver.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    Some(receiver.borrow_and_update().clone())
+}
+
+async fn next_called(called: &mut Option<mpsc::Receiver<Called>>) -> Option<Called> {
+    match called {
+        Some(called) => called.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn next_files(files: &mut Option<watch::Receiver<Option<FileState>>>) -> Option<FileState> {
     let Some(receiver) = files else { return std::future::pending().await };
     loop {
@@ -664,33 +706,6 @@ async fn next_files(files: &mut Option<watch::Receiver<Option<FileState>>>) -> O
             return Some(state);
         }
     }
-}
-
-/// The rollout settings of one service: the install configuration's, as far as its own tags do not say otherwise. Raw TCP
-/// shows no answers, so newcomers there are not judged.
-fn rollout_settings(install: &RolloutSettings, layer: Layer, own: &BTreeMap<String, String>) -> RolloutSettings {
-    let mut settings = install.clone();
-    if layer == Layer::Tcp {
-        settings.enabled = false;
-    }
-    // Values were checked where the tags were read.
-    if let Some(enabled) = own.get("enabled").and_then(|text| crate::config::node::parse_bool(text)) {
-        settings.enabled &= enabled;
-    }
-    if let Some(path) = own.get("probepath") {
-        settings.probe_path.clone_from(path);
-    }
-    if let Some(span) = own.get("warmup").and_then(|text| crate::config::node::parse_duration(text)) {
-        settings.warm_up = span;
-    }
-    if let Some(text) = own.get("newcomers") {
-        settings.newcomers = if text.eq_ignore_ascii_case("weigh") {
-            crate::config::install::Newcomers::Weigh
-        } else {
-            crate::config::install::Newcomers::SlowStart
-        };
-    }
-    settings
 }
 
 /// How far absences are believed, from what the provider knows of the answers.

@@ -1,5 +1,6 @@
 //! Carries out what people order: asks the rollouts, drains servers, and answers in sentences.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Control;
@@ -11,6 +12,7 @@ use crate::clock;
 use crate::config::problem::nearest;
 use crate::health::Standing;
 use crate::names::{Name, Track};
+use crate::orchestrator::{JobKey, deploy};
 use crate::rollout::{Pointless, Report, Steer, Steered};
 use crate::routing::server::{Draining, Server};
 use crate::steering::{Answer, Job, Order, Request, Target};
@@ -260,9 +262,9 @@ impl Control {
 /// What Nomad's deployments add.
 impl Control {
     /// The job behind a service, as far as Nomad tells.
-    #[expect(clippy::unused_self, reason = "the deployments will be among the fields")]
-    fn job_of(&self, _name: &Name) -> Option<Job> {
-        None
+    fn job_of(&self, name: &Name) -> Option<Job> {
+        let JobKey { namespace, job } = self.job_key_of(&(Layer::Http, name.clone()))?;
+        Some(Job { namespace, name: job })
     }
 
     /// The services of a job.
@@ -279,9 +281,26 @@ impl Control {
     }
 
     /// Orders the deployment that moves these services, and answers for it. None when no deployment does.
-    #[expect(clippy::unused_self, reason = "the deployments will be among the fields")]
-    fn order_deployment(&mut self, _names: &[Name], _steer: Steer, _by: &str) -> Option<Answer> {
-        None
+    fn order_deployment(&mut self, names: &[Name], steer: Steer, by: &str) -> Option<Answer> {
+        let order = match steer {
+            Steer::Hold => deploy::Order::Hold,
+            Steer::Resume => deploy::Order::Resume,
+            Steer::Promote => deploy::Order::Promote,
+            Steer::Abort => deploy::Order::Abort,
+            Steer::Release => deploy::Order::Release,
+            // The share is the rollout's own.
+            Steer::SetShare(_) => return None,
+        };
+        let jobs: BTreeSet<JobKey> = names.iter().filter_map(|name| self.job_key_of(&(Layer::Http, name.clone()))).collect();
+        let mut said = Vec::new();
+        let mut is_ordered = false;
+        for job in jobs {
+            let Some(sentences) = self.order_job(&job, order) else { continue };
+            is_ordered = true;
+            said.push(format!("{job}: {} says `{}`", by, order.name()));
+            said.extend(sentences.into_iter().map(|sentence| format!("{job}: {sentence}")));
+        }
+        is_ordered.then(|| Answer::done(said.join("\n")))
     }
 }
 

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::state::Kept;
 use crate::config::dynamic::Endpoint;
-use crate::config::install::{Newcomers, RolloutSettings};
+use crate::config::install::{Mode, Newcomers, RolloutSettings};
 use crate::health::{Standing, Start};
 use crate::names::Track;
+use crate::orchestrator::deploy::Verdict;
+use crate::rollout::phase::Phase;
+use crate::rollout::reader::Counts;
 use crate::rollout::tracks::{self, Sighted, Sorted, Tracks};
-use crate::rollout::{Arm, Decision, Nature, Outcome, Pointless, Policy, Probed, Report, Rollout, Situation, Steered};
+use crate::rollout::{Arm, Decision, Direction, Nature, Outcome, Pointless, Policy, Probed, Report, Rollout, Situation, Steered};
 use crate::routing::server::{Arms, Draining, Member, Server};
 use crate::routing::service::Service;
 
@@ -21,6 +24,8 @@ use crate::routing::service::Service;
 const KEPT_WITHIN: Duration = Duration::from_secs(5);
 /// ... and while none is, stable's hour so long.
 const HOUR_KEPT_WITHIN: Duration = Duration::from_secs(60);
+/// A canary that is held while it passes its checks has failed when it answers no probe for so long: three times what a slow one needs.
+const PROBED_IN_VAIN_MAX: Duration = Duration::from_secs(180);
 
 /// What control has to do for a service after a step.
 #[derive(Debug, Default)]
@@ -63,6 +68,8 @@ pub struct Weighing {
     is_unsorted: bool,
     next_step: Duration,
     probes: usize,
+    /// When each canary last answered a probe, by the key of its instance.
+    answered: HashMap<String, Duration>,
 }
 
 impl Weighing {
@@ -72,8 +79,20 @@ impl Weighing {
         let Kept { machine, tracks, proven } = kept;
         let rollout = Rollout::new(now, &service.ledger, machine.with_policy(policy(&settings)));
         let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge, older_left: false };
-        let endpoints = Vec::new();
-        Self { service, settings, rollout, tracks, sorted, proven, endpoints, is_unsorted: false, next_step: now, probes: 0 }
+        let (endpoints, answered) = (Vec::new(), HashMap::new());
+        Self {
+            service,
+            settings,
+            rollout,
+            tracks,
+            sorted,
+            proven,
+            endpoints,
+            is_unsorted: false,
+            next_step: now,
+            probes: 0,
+            answered,
+        }
     }
 
     /// Takes over the settings that the serving definition gives it.
@@ -139,6 +158,9 @@ impl Weighing {
     pub fn probed(&mut self, time: Time, server: &Arc<Server>, status: Option<u16>) -> ToDo {
         if !self.service.arms().of(Track::Canary).any(|canary| Arc::ptr_eq(canary, server)) {
             return ToDo::default();
+        }
+        if status.is_some_and(|status| status < 500) {
+            self.answered.insert(key_of(server), time.since_start);
         }
         self.step(time, Some(Probed { status }))
     }
@@ -231,6 +253,7 @@ impl Weighing {
         };
         self.sorted = self.tracks.sort(time.since_start, &sighted, newcomers);
         self.proven.retain(|proven| keys.contains(proven));
+        self.answered.retain(|answered, _| keys.contains(answered));
         let fit = self.endpoints.iter().zip(keys).filter(|(endpoint, _)| endpoint.is_passing);
         self.proven.extend(fit.map(|(_, key)| key));
     }
@@ -284,6 +307,97 @@ fn policy(settings: &RolloutSettings) -> Policy {
 /// What an instance is remembered by.
 fn key(endpoint: &Endpoint) -> String {
     endpoint.instance.clone().unwrap_or_else(|| endpoint.url())
+}
+
+/// The same of its server.
+fn key_of(server: &Server) -> String {
+    server.instance.clone().unwrap_or_else(|| server.url.clone())
+}
+
+/// What a deployment asks, and asks for.
+impl Weighing {
+    /// Whether its canaries are judged at all.
+    pub fn is_judged(&self) -> bool {
+        self.settings.enabled
+    }
+
+    /// What may be asked of Nomad on its behalf.
+    pub fn mode(&self) -> Mode {
+        self.settings.mode
+    }
+
+    /// From now on the share goes in this direction; to be followed by a step.
+    pub fn direct(&mut self, direction: Direction) {
+        self.rollout.machine_mut().direct(direction);
+    }
+
+    /// Another instance is the canary now; to be followed by a step.
+    pub fn restart(&mut self) {
+        self.rollout.machine_mut().restart();
+    }
+
+    /// Something that counts as several failures of the canary in a row has happened; to be followed by a step.
+    pub fn trip(&mut self) {
+        self.rollout.trip();
+    }
+
+    /// Begins or ends to hold what was promoted against the hour before.
+    pub fn set_watched(&mut self, now: Duration, is_watched: bool) {
+        let machine = self.rollout.machine_mut();
+        if is_watched { machine.watch(now) } else { machine.end_watch() }
+    }
+
+    /// Why what was promoted is worse than the hour before, if it is.
+    pub fn breach(&self) -> Option<String> {
+        let Report { evidence_watch, watched, threshold, tolerated_rate, .. } = self.report();
+        let Counts { all, fail, .. } = watched;
+        (evidence_watch >= threshold).then(|| {
+            let allowed = tolerated_rate * 100.0;
+            format!("{fail} of {all} requests failed since the promotion, the hour before allows {allowed:.1} % (evidence {evidence_watch:.0})")
+        })
+    }
+
+    /// Nobody asks for it: neither lately nor since its canary came.
+    pub fn is_silent(&self) -> bool {
+        let Report { canary, stable, rate, .. } = self.report();
+        canary.all == 0 && stable.all == 0 && rate == 0.0
+    }
+
+    /// How the judgement stands.
+    pub fn verdict(&self) -> Verdict {
+        let machine = self.rollout.machine();
+        let why = || machine.report().said;
+        match machine.phase() {
+            None => Verdict::Waiting,
+            Some(Phase::Probe { .. }) if self.is_mute() => {
+                Verdict::Failed { why: format!("it answered no probe for {} s", PROBED_IN_VAIN_MAX.as_secs()) }
+            }
+            Some(Phase::Probe { .. }) => Verdict::Probing,
+            Some(Phase::Ramp { .. }) => Verdict::Ramping,
+            Some(Phase::Suspended(_) | Phase::Hold { .. }) => Verdict::Suspended,
+            Some(Phase::Earned { .. }) => Verdict::Earned,
+            Some(Phase::Released { .. }) => Verdict::Undecided { why: why() },
+            Some(Phase::Failed { .. }) => Verdict::Failed { why: why() },
+        }
+    }
+
+    /// It passes its checks, but has answered none of our probes for long.
+    fn is_mute(&self) -> bool {
+        let report = self.report();
+        let is_passing = self.service.arms().of(Track::Canary).any(|canary| canary.health.is_passing());
+        is_passing && report.good_probes == 0 && report.phase_seconds >= PROBED_IN_VAIN_MAX.as_secs_f64()
+    }
+
+    /// Whether it answered a probe of ours so lately.
+    pub fn answered_within(&self, server: &Server, now: Duration, span: Duration) -> bool {
+        self.answered.get(&key_of(server)).is_some_and(|at| now.saturating_sub(*at) <= span)
+    }
+
+    /// A probe for each canary.
+    pub fn probes(&self) -> Vec<(Arc<Server>, String)> {
+        let arms = self.service.arms();
+        arms.of(Track::Canary).map(|server| (Arc::clone(server), self.settings.probe_path.clone())).collect()
+    }
 }
 
 #[cfg(test)]

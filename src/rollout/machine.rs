@@ -246,7 +246,10 @@ impl Machine {
         let rate = self.recent.rate();
         let report = Report { said, stable_hour, rate, evidence_watch, watched, threshold: ACT_AT, ..Report::default() };
         let report = match &self.trial {
-            Some(trial) => Report { anomaly: self.recent.is_anomalous(trial.tolerated()), ..trial.report(self.stepped, &self.policy, report) },
+            Some(trial) => Report {
+                anomaly: self.recent.is_anomalous(trial.tolerated()),
+                ..trial.report(self.stepped, &self.policy, report)
+            },
             None => report,
         };
         Report { share: self.share().fraction(), ..report }

@@ -26,7 +26,7 @@ pub use machine::{Arm, Direction, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
 pub use steer::{Pointless, Steer, Steered};
 
-use reader::{Reader, Tally};
+use reader::{Live, Reader, Tally};
 
 /// Control's handle on one service's rollout: reads the ledger, asks the machine, sets the share.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Rollout {
     machine: Machine,
     reader: Reader,
     begun: u32,
+    /// Told from outside that the canary failed several times in a row.
+    is_tripped: bool,
 }
 
 /// What control knows about the two arms at a step.
@@ -56,7 +58,7 @@ impl Rollout {
     pub fn new(now: Duration, ledger: &Ledger, mut machine: Machine) -> Self {
         // A trip set before is not dealt with.
         machine.go_on(now, ledger.trips().wrapping_sub(1));
-        Self { reader: Reader::new(now, ledger), begun: machine.begun(), machine }
+        Self { reader: Reader::new(now, ledger), begun: machine.begun(), machine, is_tripped: false }
     }
 
     /// One step, at the latest after [`Machine::step_within`], and at once when instances or a probe's answer arrive. The ledger's
@@ -67,7 +69,11 @@ impl Rollout {
         let mut tallies: Vec<Tally> = Vec::new();
         let settled = self.machine.policy().judged_at;
         self.reader.turn(now, ledger, self.machine.share(), self.machine.trips(), settled, &mut tallies);
-        let seen = Seen { tallies: &tallies, live: self.reader.live(ledger), situation };
+        let mut live = self.reader.live(ledger);
+        if std::mem::take(&mut self.is_tripped) && !live.tripped {
+            live = Live { tripped: true, failing_from: now, ..live };
+        }
+        let seen = Seen { tallies: &tallies, live, situation };
         let before = self.machine.share();
         let decisions = self.machine.step(now, &seen);
         if self.machine.begun() != self.begun {
@@ -85,6 +91,11 @@ impl Rollout {
     /// Goes on under another policy.
     pub fn set_policy(&mut self, policy: Policy) {
         self.machine.set_policy(policy);
+    }
+
+    /// What counts as several failures of the canary in a row has happened outside of any request; the next step acts on it.
+    pub fn trip(&mut self) {
+        self.is_tripped = true;
     }
 
     /// The machine, to be directed: what is asked of it takes effect with the next step.
