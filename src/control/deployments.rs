@@ -17,7 +17,7 @@ use super::weigh::{News, Weighing};
 use crate::clock;
 use crate::config::dynamic::Endpoint;
 use crate::config::install::{AtMaxHold, Mode};
-use crate::names::Track;
+use crate::names::{Share, Track};
 use crate::orchestrator::client::Client;
 use crate::orchestrator::deploy::{Action, Deploy, Deploys, GroupSeen, Order, Outcome, Situation, Steering, Verdict};
 use crate::orchestrator::view::Placement;
@@ -29,7 +29,7 @@ use crate::routing::server::Draining;
 pub(super) const OUTCOMES_MAX: usize = 1024;
 /// A canary that answered a probe within this time answers now.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// Between two probes of a canary that is about to be promoted.
+/// Between two probes of a canary that may be promoted.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
 /// A task group of a job.
@@ -49,6 +49,8 @@ pub(super) struct Deployments {
     /// Servers that we closed, so that nobody else's drain is undone.
     closed: BTreeSet<(Key, String)>,
     directions: BTreeMap<Group, Direction>,
+    /// The share that the services of a group have in common, where there are several.
+    common: BTreeMap<Group, Share>,
     /// Groups whose promotion is watched.
     watched: BTreeSet<Group>,
     /// Canaries that were in the catalog: one that is missing there is being restarted.
@@ -86,6 +88,7 @@ impl Deployments {
             drained: BTreeSet::new(),
             closed: BTreeSet::new(),
             directions: BTreeMap::new(),
+            common: BTreeMap::new(),
             watched: BTreeSet::new(),
             met: BTreeSet::new(),
             asked_at: Duration::ZERO,
@@ -108,7 +111,7 @@ impl Deployments {
 
     /// Where the instance behind an endpoint belongs, when Nomad placed it.
     fn placement(&self, endpoint: &Endpoint) -> Option<&Placement> {
-        self.placements.get(allocation_of(endpoint.instance.as_deref()?)?)
+        placement_in(&self.placements, endpoint)
     }
 
     /// The version that an allocation is the canary of, as an earlier process knew: until Nomad has spoken it is no other.
@@ -151,6 +154,7 @@ impl Control {
     /// Nomad shows something new. New requests know at once who is to stop.
     pub(super) fn take_nomad(&mut self, state: NomadState) {
         let Some(deployments) = &mut self.deployments else { return };
+        self.outputs.metrics.set_nomad_up(state.doubt.is_none());
         if deployments.take(state) {
             let providers: Vec<_> = self.provided.keys().cloned().collect();
             for provider in &providers {
@@ -260,6 +264,7 @@ impl Control {
         for id in ids {
             self.step_deployment(&id, None, None);
         }
+        self.close_servers();
         self.ask_canaries();
         if let Some(deployments) = &mut self.deployments {
             let open = deployments.deploys.iter().filter(|deploy| !deploy.is_over());
@@ -300,7 +305,9 @@ impl Control {
         };
         self.remember_canaries(&of_job);
         self.watch_promotion(id, &of_job);
-        self.act(id, &of_job, actions)
+        let said = self.act(id, &of_job, actions);
+        self.couple(&of_job);
+        said
     }
 
     /// The most careful of what the group's services ask for.
@@ -325,6 +332,25 @@ impl Control {
         }
         let placements = &deployments.placements;
         deployments.met.retain(|allocation| placements.contains_key(allocation));
+    }
+
+    /// Several services of the same instances share one share: the least of those that somebody asks.
+    fn couple(&mut self, of_job: &BTreeMap<Group, Vec<Key>>) {
+        for (group, keys) in of_job {
+            let judged = || keys.iter().filter_map(|key| self.weighings.get(key)).filter(|weighing| weighing.is_judged());
+            let asked = judged().filter(|weighing| !weighing.is_silent());
+            let least = asked.map(Weighing::earned).min().filter(|_| judged().count() > 1);
+            let Some(deployments) = &mut self.deployments else { return };
+            let is_steered = deployments.directions.get(group).is_some_and(|direction| *direction != Direction::Judge);
+            let before = match least {
+                Some(least) => deployments.common.insert(group.clone(), least),
+                None => deployments.common.remove(group),
+            };
+            if !is_steered && before != least {
+                let direction = least.map_or(Direction::Judge, Direction::AtMost);
+                self.each(of_job, &group.1, |weighing| weighing.direct(direction));
+            }
+        }
     }
 
     /// Begins to hold what was promoted against the hour before.
@@ -452,6 +478,16 @@ impl Control {
         let Some(deployments) = &mut self.deployments else { return };
         let placements = &deployments.placements;
         deployments.drained.retain(|allocation| placements.contains_key(allocation));
+        // Where nothing shows how a connection fares, as with raw TCP, a canary waits until another service has shown that it is good.
+        let mut judged: BTreeMap<(&JobKey, &str), bool> = BTreeMap::new();
+        for weighing in self.weighings.values().filter(|weighing| weighing.is_judged()) {
+            for placement in weighing.endpoints().iter().filter_map(|endpoint| placement_in(placements, endpoint)) {
+                *judged.entry((&placement.job, &placement.group)).or_insert(true) &= weighing.has_passed();
+            }
+        }
+        let waits = |placement: &Placement| {
+            placement.track == Track::Canary && judged.get(&(&placement.job, placement.group.as_str())) == Some(&false)
+        };
         let mut closed = BTreeSet::new();
         for (key, weighing) in &self.weighings {
             for member in weighing.service().arms().members() {
@@ -459,8 +495,15 @@ impl Control {
                 let Some(allocation) = allocation_of(instance) else { continue };
                 let is_stopping = placements.get(allocation).is_some_and(|placement| placement.is_stopping);
                 let entry = (key.clone(), instance.to_owned());
-                if is_stopping || deployments.drained.contains(allocation) {
-                    member.server.set_draining(Draining::Closed);
+                let wanted = if is_stopping || deployments.drained.contains(allocation) {
+                    Draining::Closed
+                } else if !weighing.is_judged() && placements.get(allocation).is_some_and(waits) {
+                    Draining::Spared
+                } else {
+                    Draining::No
+                };
+                if wanted != Draining::No {
+                    member.server.set_draining(wanted);
                     closed.insert(entry);
                 } else if deployments.closed.contains(&entry) {
                     member.server.set_draining(Draining::No);
@@ -470,17 +513,13 @@ impl Control {
         deployments.closed = closed;
     }
 
-    /// Asks the canaries of deployments that are about to be promoted whether they answer now.
+    /// Asks the canaries that are about to be promoted whether they answer now.
     fn ask_canaries(&mut self) {
         let time = self.time();
         let Some(deployments) = &mut self.deployments else { return };
-        let promotes = |phase: &str| matches!(phase, "drain" | "promote");
-        let jobs: BTreeSet<JobKey> = deployments
-            .deploys
-            .iter()
-            .filter(|deploy| promotes(deploy.phase().name()))
-            .map(|deploy| deploy.job().clone())
-            .collect();
+        let may_promote = |phase: &str| matches!(phase, "judge" | "drain" | "promote");
+        let open = deployments.deploys.iter().filter(|deploy| may_promote(deploy.phase().name()));
+        let jobs: BTreeSet<JobKey> = open.map(|deploy| deploy.job().clone()).collect();
         if jobs.is_empty() || time.since_start.saturating_sub(deployments.asked_at) < ASKED_EVERY {
             return;
         }
@@ -488,7 +527,8 @@ impl Control {
         let groups = self.groups();
         let keys: Vec<Key> = groups.into_iter().filter(|((job, _), _)| jobs.contains(job)).flat_map(|(_, keys)| keys).collect();
         for key in keys {
-            let probes = self.weighings.get(&key).filter(|weighing| weighing.is_judged()).map(|weighing| weighing.probes());
+            let weighing = self.weighings.get(&key).filter(|weighing| weighing.is_judged());
+            let probes = weighing.filter(|weighing| weighing.has_passed()).map(Weighing::probes);
             for probe in probes.unwrap_or_default() {
                 self.probe(&key, probe);
             }
@@ -535,6 +575,10 @@ impl Control {
         let endpoints = self.weighings.get(key)?.endpoints();
         endpoints.iter().find_map(|endpoint| deployments.placement(endpoint)).map(|placement| placement.job.clone())
     }
+}
+
+fn placement_in<'p>(placements: &'p BTreeMap<String, Placement>, endpoint: &Endpoint) -> Option<&'p Placement> {
+    placements.get(allocation_of(endpoint.instance.as_deref()?)?)
 }
 
 fn direction(steering: Steering) -> Direction {

@@ -11,7 +11,7 @@ use super::state::Kept;
 use crate::config::dynamic::Endpoint;
 use crate::config::install::{Mode, Newcomers, RolloutSettings};
 use crate::health::{Standing, Start};
-use crate::names::Track;
+use crate::names::{Share, Track};
 use crate::orchestrator::deploy::Verdict;
 use crate::rollout::phase::Phase;
 use crate::rollout::reader::Counts;
@@ -357,6 +357,11 @@ impl Weighing {
         })
     }
 
+    /// The share that its canary has earned, whatever it is given.
+    pub fn earned(&self) -> Share {
+        self.rollout.machine().earned()
+    }
+
     /// Nobody asks for it: neither lately nor since its canary came.
     pub fn is_silent(&self) -> bool {
         let Report { canary, stable, rate, .. } = self.report();
@@ -379,6 +384,11 @@ impl Weighing {
             Some(Phase::Released { .. }) => Verdict::Undecided { why: why() },
             Some(Phase::Failed { .. }) => Verdict::Failed { why: why() },
         }
+    }
+
+    /// Nothing stands between its canary and a promotion: it passed every step, or is given everything.
+    pub fn has_passed(&self) -> bool {
+        matches!(self.rollout.machine().phase(), Some(Phase::Earned { .. })) || self.rollout.machine().share() == Share::ALL
     }
 
     /// It passes its checks, but has answered none of our probes for long.
@@ -506,14 +516,14 @@ mod tests {
         let mut scene = Scene::new();
         scene.ramp(100);
         let (share, said) = (scene.service.ledger.share(), scene.weighing.report().said);
-        assert!(share > crate::names::Share::ZERO);
+        assert!(share > Share::ZERO);
         scene.restart();
         // An instance that is not passing just now has been there all the same.
         let endpoints = [endpoint("a"), Endpoint { is_passing: false, ..endpoint("b") }];
         let to_do = scene.sees(104, &endpoints);
         assert_eq!(
             (scene.seen(), scene.service.ledger.share()),
-            (("suspended", vec!["b".to_owned()]), crate::names::Share::ZERO)
+            (("suspended", vec!["b".to_owned()]), Share::ZERO)
         );
         assert!(to_do.probe.is_none());
         let mut scene = Scene::new();

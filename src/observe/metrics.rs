@@ -45,6 +45,7 @@ pub struct Metrics {
     reloads: AtomicU64,
     problems: [AtomicU64; 2],
     consul: AtomicU8,
+    nomad: AtomicU8,
     state_writable: AtomicU8,
     refused: Chain<&'static str, AtomicU64>,
     access_log_dropped: Arc<AtomicU64>,
@@ -101,6 +102,7 @@ impl Metrics {
             reloads: AtomicU64::new(0),
             problems: Default::default(),
             consul: AtomicU8::new(UNKNOWN),
+            nomad: AtomicU8::new(UNKNOWN),
             state_writable: AtomicU8::new(UNKNOWN),
             refused: Chain::default(),
             access_log_dropped: Arc::default(),
@@ -154,6 +156,11 @@ impl Metrics {
     /// Whether Consul answers.
     pub fn set_consul_up(&self, is_up: bool) {
         self.consul.store(if is_up { YES } else { NO }, Ordering::Relaxed);
+    }
+
+    /// Whether what Nomad said last is up to date. The gauge does not exist where Nomad is not asked.
+    pub fn set_nomad_up(&self, is_up: bool) {
+        self.nomad.store(if is_up { YES } else { NO }, Ordering::Relaxed);
     }
 
     /// Whether the state of rollouts can be written to disk.
@@ -282,6 +289,10 @@ impl Metrics {
     }
 
     fn render_state(&self, out: &mut Exposition) {
+        match self.nomad.load(Ordering::Relaxed) {
+            UNKNOWN => {}
+            up => out.gauge("tidegate_nomad_up", "Whether Nomad answers and its event stream goes on.", f64::from(up == YES)),
+        }
         match self.state_writable.load(Ordering::Relaxed) {
             UNKNOWN => {}
             is_writable => {
