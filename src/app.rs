@@ -83,7 +83,7 @@ pub enum StartError {
     Webhook(#[from] reqwest::Error),
     /// The client for Nomad cannot be made.
     #[error("nomad cannot be asked")]
-    Nomad(#[from] nomad::SetUpError),
+    Nomad(#[from] orchestrator::connect::SetUpError),
     /// The client for Consul cannot be made.
     #[error("consul cannot be asked")]
     Consul(#[from] SetUpError),
@@ -355,7 +355,7 @@ fn start_nomad(
     install: &Install,
     environment: Environment<'_>,
     shutdown: &CancellationToken,
-) -> Result<Option<(Arc<nomad::Client>, watch::Receiver<NomadState>)>, StartError> {
+) -> Result<Option<control::Nomad>, StartError> {
     let Some(settings) = &install.own.nomad else { return Ok(None) };
     let (access, problems) = orchestrator::access::Access::read(settings, environment);
     let Some(access) = access else { return Err(StartError::Problems(problems)) };
@@ -365,7 +365,7 @@ fn start_nomad(
     let watch =
         orchestrator::watch::run(Arc::clone(&client), orchestrator::watch::WatchSettings::default(), state, shutdown.clone());
     tokio::spawn(watch);
-    Ok(Some((client, seen)))
+    Ok(Some(control::Nomad { client, state: seen }))
 }
 
 fn start_files(

@@ -14,9 +14,8 @@ enum Wants {
 }
 
 /// The settings that a service may have of its own.
-const KEYS: [(&str, Wants); 6] = [
+const KEYS: [(&str, Wants); 5] = [
     ("enabled", Wants::Truth),
-    ("firstByte", Wants::Span),
     ("mode", Wants::OneOf(&["observe", "hold", "auto"])),
     ("newcomers", Wants::OneOf(&["weigh", "slow-start"])),
     ("probePath", Wants::Path),

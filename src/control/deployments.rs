@@ -19,7 +19,7 @@ use crate::config::dynamic::Endpoint;
 use crate::config::install::{AtMaxHold, Mode};
 use crate::names::{Share, Track};
 use crate::orchestrator::client::Client;
-use crate::orchestrator::deploy::{Action, Deploy, Deploys, GroupSeen, Order, Outcome, Situation, Steering, Verdict};
+use crate::orchestrator::deploy::{Action, By, Deploy, Deploys, GroupSeen, Order, Outcome, Situation, Steering, Verdict};
 use crate::orchestrator::view::Placement;
 use crate::orchestrator::{Call, CallOutcome, JobKey, NomadState, allocation_of};
 use crate::rollout::{self, Direction};
@@ -143,6 +143,11 @@ impl Deployments {
         endpoints.iter().map(placed).collect()
     }
 
+    /// The newest deployment of a job; one that has ended is known for an hour.
+    pub(super) fn of_job(&self, job: &JobKey) -> Option<&Deploy> {
+        self.deploys.of_job(job)
+    }
+
     /// When the machines have to be stepped at the latest.
     pub(super) fn next_step(&self) -> Duration {
         self.next_step
@@ -233,6 +238,18 @@ impl Control {
         let some_are_asked = judged().any(|weighing| !weighing.is_silent());
         let counting = judged().filter(|weighing| !some_are_asked || !weighing.is_silent());
         counting.map(|weighing| weighing.verdict()).max_by_key(badness).unwrap_or_default()
+    }
+}
+
+/// How a deployment ended, for whoever waits for that; none while it is open.
+pub(super) fn verdict(deploy: &Deploy) -> Option<&'static str> {
+    let report = deploy.report();
+    match report.outcome {
+        Some(Outcome::Promoted { .. } | Outcome::Unjudged) => Some("promoted"),
+        Some(Outcome::Failed { .. }) => Some("failed"),
+        Some(_) => Some("gone"),
+        None if report.hands_off.is_some() => Some("released"),
+        None => (report.phase == "watch").then_some("promoted"),
     }
 }
 
@@ -358,6 +375,7 @@ impl Control {
         let now = self.time().since_start;
         let Some(deployments) = &mut self.deployments else { return };
         let is_watching = deployments.deploys.get(id).is_some_and(|deploy| deploy.phase().name() == "watch");
+        let is_new = is_watching && of_job.keys().any(|group| !deployments.watched.contains(group));
         for (group, keys) in of_job {
             let changes = if is_watching { deployments.watched.insert(group.clone()) } else { deployments.watched.remove(group) };
             if !changes {
@@ -368,6 +386,10 @@ impl Control {
                     weighing.set_watched(now, is_watching);
                 }
             }
+        }
+        if is_new {
+            let outcome = Outcome::Promoted { by: By::Verdict };
+            self.say_deployment(id, of_job, "the canary is promoted, and watched for 5 min".to_owned(), Some(&outcome));
         }
     }
 
@@ -517,20 +539,26 @@ impl Control {
     fn ask_canaries(&mut self) {
         let time = self.time();
         let Some(deployments) = &mut self.deployments else { return };
-        let may_promote = |phase: &str| matches!(phase, "judge" | "drain" | "promote");
-        let open = deployments.deploys.iter().filter(|deploy| may_promote(deploy.phase().name()));
-        let jobs: BTreeSet<JobKey> = open.map(|deploy| deploy.job().clone()).collect();
+        // Before it passed its judgement asks it; from then on, and when a person wants it promoted, we do.
+        let (is_judged, is_going) = (|phase: &str| phase == "judge", |phase: &str| matches!(phase, "drain" | "promote"));
+        let jobs: BTreeMap<JobKey, bool> = deployments
+            .deploys
+            .iter()
+            .filter(|deploy| is_judged(deploy.phase().name()) || is_going(deploy.phase().name()))
+            .map(|deploy| (deploy.job().clone(), is_going(deploy.phase().name())))
+            .collect();
         if jobs.is_empty() || time.since_start.saturating_sub(deployments.asked_at) < ASKED_EVERY {
             return;
         }
         deployments.asked_at = time.since_start;
-        let groups = self.groups();
-        let keys: Vec<Key> = groups.into_iter().filter(|((job, _), _)| jobs.contains(job)).flat_map(|(_, keys)| keys).collect();
-        for key in keys {
-            let weighing = self.weighings.get(&key).filter(|weighing| weighing.is_judged());
-            let probes = weighing.filter(|weighing| weighing.has_passed()).map(Weighing::probes);
-            for probe in probes.unwrap_or_default() {
-                self.probe(&key, probe);
+        for ((job, _), keys) in self.groups() {
+            let Some(is_going) = jobs.get(&job).copied() else { continue };
+            for key in keys {
+                let weighing = self.weighings.get(&key).filter(|weighing| weighing.is_judged());
+                let probes = weighing.filter(|weighing| is_going || weighing.has_passed()).map(Weighing::probes);
+                for probe in probes.unwrap_or_default() {
+                    self.probe(&key, probe);
+                }
             }
         }
     }

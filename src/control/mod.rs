@@ -77,12 +77,20 @@ const FILE: &str = "file";
 /// The provider of what stands in Consul's tags.
 const CONSUL: &str = "consulcatalog";
 
+/// Nomad, as control reads it and asks it.
+pub struct Nomad {
+    /// Where it is asked to do something.
+    pub client: Arc<Client>,
+    /// What it says.
+    pub state: watch::Receiver<NomadState>,
+}
+
 /// What control reads.
 pub struct Inputs {
     /// The catalog, when Consul is a provider.
     pub consul: Option<watch::Receiver<ConsulState>>,
     /// Where Nomad's deployments are asked about, and what it says, when it is to be asked.
-    pub nomad: Option<(Arc<Client>, watch::Receiver<NomadState>)>,
+    pub nomad: Option<Nomad>,
     /// The files, when they are a provider.
     pub files: Option<watch::Receiver<Option<FileState>>>,
     /// What people order.
@@ -637,7 +645,7 @@ pub struct ControlTask {
 pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, shutdown: CancellationToken) {
     let ControlTask { mut answers, mut standing, writer } = task;
     tokio::spawn(writer.run());
-    let mut called = inputs.nomad.as_ref().map(|(client, _)| control.follow_deployments(Arc::clone(client)));
+    let mut called = inputs.nomad.as_ref().map(|nomad| control.follow_deployments(Arc::clone(&nomad.client)));
     loop {
         if !*control.outputs.ready.borrow() && control.is_complete(&inputs) {
             control.outputs.ready.send_replace(true);
@@ -681,12 +689,12 @@ async fn next_catalog(consul: &mut Option<watch::Receiver<ConsulState>>) -> Opti
 }
 
 /// What Nomad shows now. Never comes when Nomad is not asked.
-async fn next_nomad(nomad: &mut Option<(Arc<Client>, watch::Receiver<NomadState>)>) -> Option<NomadState> {
-    let Some((_, receiver)) = nomad else { return std::future::pending().await };
-    if receiver.changed().await.is_err() {
+async fn next_nomad(nomad: &mut Option<Nomad>) -> Option<NomadState> {
+    let Some(Nomad { state, .. }) = nomad else { return std::future::pending().await };
+    if state.changed().await.is_err() {
         return std::future::pending().await;
     }
-    Some(receiver.borrow_and_update().clone())
+    Some(state.borrow_and_update().clone())
 }
 
 async fn next_called(called: &mut Option<mpsc::Receiver<Called>>) -> Option<Called> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Control;
 use super::chronicle::Moment;
+use super::deployments;
 use super::registry::Layer;
 use super::telling::{self, Drained, Shown};
 use super::weigh::News;
@@ -87,12 +88,24 @@ impl Control {
             lines: self.chronicle.lines(name),
             ended: self.chronicle.ended(name),
             verdict: self.verdict(name, &report),
+            deployment: self
+                .deployment_of(name)
+                .map(|deploy| telling::Deployment { report: deploy.report(), now: self.time().since_start }),
             report,
         }
     }
 
+    /// The newest deployment of the job behind a service, until an hour after its end.
+    fn deployment_of(&self, name: &Name) -> Option<&deploy::Deploy> {
+        let key = (Layer::Http, name.clone());
+        self.deployments.as_ref()?.of_job(&self.job_key_of(&key)?)
+    }
+
     /// How a rollout ended, for whoever waits for that; none while it is open.
     fn verdict(&self, name: &Name, report: &Report) -> Option<&'static str> {
+        if let Some(deploy) = self.deployment_of(name) {
+            return deployments::verdict(deploy);
+        }
         match report.phase {
             "failed" => Some("failed"),
             "released" => Some("released"),

@@ -371,7 +371,11 @@ impl Weighing {
     /// How the judgement stands.
     pub fn verdict(&self) -> Verdict {
         let machine = self.rollout.machine();
-        let why = || machine.report().said;
+        // Without the share that the sentence begins with.
+        let why = || {
+            let said = machine.report().said;
+            said.split_once(": ").map_or(said.clone(), |(_, why)| why.to_owned())
+        };
         match machine.phase() {
             None => Verdict::Waiting,
             Some(Phase::Probe { .. }) if self.is_mute() => {
@@ -521,10 +525,7 @@ mod tests {
         // An instance that is not passing just now has been there all the same.
         let endpoints = [endpoint("a"), Endpoint { is_passing: false, ..endpoint("b") }];
         let to_do = scene.sees(104, &endpoints);
-        assert_eq!(
-            (scene.seen(), scene.service.ledger.share()),
-            (("suspended", vec!["b".to_owned()]), Share::ZERO)
-        );
+        assert_eq!((scene.seen(), scene.service.ledger.share()), (("suspended", vec!["b".to_owned()]), Share::ZERO));
         assert!(to_do.probe.is_none());
         let mut scene = Scene::new();
         scene.ramp(100).restart();

@@ -3,13 +3,13 @@
 //! Nothing of it is on the request path. The values below are what the rest of Tidegate knows of Nomad; its JSON stays in here.
 //! A [`View`] is folded from lists and the event stream.
 
-mod source;
 pub mod access;
 pub mod answer;
 pub mod client;
 pub mod connect;
 pub mod deploy;
 pub mod event;
+mod source;
 pub mod stream;
 pub mod view;
 pub mod watch;
