@@ -93,12 +93,12 @@ pub fn worse() -> Vec<Cell> {
 /// Canaries that must not stay: all fail, and nearly all lose their share within a minute. One request a second shows too few
 /// failures in a minute to tell always; results.txt has the bounds.
 pub fn bad() -> Vec<Cell> {
-    let probes = cell("canary 20 %, its probes too", 0.002, 0.2, Promise::Fails([0.005, 0.001, 0.001, 0.001]));
-    let probes_1 = cell("canary 20 %, its probes too, stable 1 %", 0.01, 0.2, Promise::Fails([0.02, 0.001, 0.001, 0.001]));
+    let probes = cell("canary 20 %, its probes too", 0.002, 0.2, Promise::Fails([0.003, 0.001, 0.001, 0.001]));
+    let probes_1 = cell("canary 20 %, its probes too, stable 1 %", 0.01, 0.2, Promise::Fails([0.012, 0.001, 0.001, 0.001]));
     let with_probes = |cell: Cell| cell.with(Scene { probes_fail: true, ..cell.scene });
     vec![
-        cell("canary 20 %", 0.002, 0.2, Promise::Fails([0.005, 0.001, 0.001, 0.001])).design("1/1/1 in 23/17/12 s"),
-        cell("canary 20 %, stable 1 %", 0.01, 0.2, Promise::Fails([0.02, 0.001, 0.001, 0.001])),
+        cell("canary 20 %", 0.002, 0.2, Promise::Fails([0.003, 0.001, 0.001, 0.001])).design("1/1/1 in 23/17/12 s"),
+        cell("canary 20 %, stable 1 %", 0.01, 0.2, Promise::Fails([0.012, 0.001, 0.001, 0.001])),
         with_probes(probes),
         with_probes(probes_1),
         cell("canary 50 %", 0.002, 0.5, Promise::Fails([0.001; 4])),

@@ -1,7 +1,7 @@
 //! The rollouts that the product promises something about, a thousand to a cell.
 //!
 //! `SIM_SEED=7` picks another set of runs, `SIM_RUNS=60` fewer to a cell, `SIM_RATE=3` the cells of that rate only; `--nocapture`
-//! shows the table. results.txt holds one of 3 000 runs, rewritten by `cargo run -p tidegate-simulation`.
+//! shows the table. results.txt holds one of 3 000 runs, rewritten by `cargo run -p tidegate-simulation --example table`.
 //!
 //! The bounds asserted are the figures the product promises, widened by what so few runs can tell.
 

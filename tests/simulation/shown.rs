@@ -21,10 +21,10 @@ pub fn show(cell: &Cell, rate: f64, runs: u32, seed: u64) -> Shown {
     Shown { cell: *cell, rate, courses }
 }
 
-/// The head of the table. Seconds count from the first share.
+/// The head of the table.
 pub const HEAD: &str = "\
-                                              |failed|  share taken away    |verdict|canary failures|users'|good canaries, suspended for nothing|  longest
-cell                                  req/s   |  %   |first s  95 %  <60 s % |   s   |median    worst|fails | passed s |    %     costs s      |     s";
+seconds count from the first share            |failed|   share taken away   |verdict|canary failures|users'|  passed  |suspended for nothing | longest
+cell                                     req/s|  %   |first s  95 % <60 s % |   s   |median    worst|fails |    s     |    %     costs s     |    s";
 
 impl Shown {
     /// Its row under [`HEAD`].

@@ -51,15 +51,16 @@ fn take<'a, T>(next: &AtomicUsize, jobs: &'a [T]) -> Option<(usize, &'a T)> {
 
 const INTRODUCTION: &str = "\
 Simulated rollouts: the production machine and ledger against seeded Poisson streams of requests; written by
-`cargo run -p tidegate-simulation`. Rates in the names are failure rates; stable's is 0.2 % where none is named.
+`cargo run -p tidegate-simulation --example table`. Rates in the names are failure rates; stable's is 0.2 % where none is named.
 
 failed            share of the rollouts that ended with the canary blamed
 share taken away  of those: seconds from the first share to the first suspension, median and 95th percentile, and the part within 60 s
 verdict           ... and median seconds to the verdict
 canary failures   ... and how often the canary failed until then; the worst run's failures until the share was first taken away
 users' fails      failures of the canary that users saw, because no other server could answer (mean of all runs)
-good canaries     median seconds to the end of the ramp of those that passed undisturbed; the part of those that passed in which the share was
-                  taken away and given back, and how many seconds later these passed (median)
+passed            of those that passed undisturbed: median seconds to the end of the ramp
+suspended ...     of those that passed: the part whose share was taken away and given back, and how many seconds later these passed (median);
+                  for nothing where nothing was wrong, that is in the equal cells
 longest           seconds to the end of the longest run
 ";
 
