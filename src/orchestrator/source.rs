@@ -27,6 +27,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const GOOD_STREAM_MIN: Duration = Duration::from_secs(10);
 /// A blocking query that is answered again and again is asked no more often.
 const PACE: Duration = Duration::from_millis(100);
+/// Lists that are asked for out of turn are read no more often.
+const REREAD_MIN: Duration = Duration::from_secs(1);
 
 /// What a task has to tell.
 pub(super) enum Report {
@@ -137,7 +139,7 @@ impl Source {
         let started = clock::now();
         self.reread_asked.mark_unchanged();
         let mut reading = Some(self.reader().start(Duration::ZERO));
-        let mut reread_at = tokio::time::Instant::from_std(started);
+        let (mut read_at, mut reread_at) = (started, tokio::time::Instant::from_std(started));
         if self.tell(Report::Followed { at: self.at }).await.is_err() {
             return Ok(Next::Unheard);
         }
@@ -166,10 +168,13 @@ impl Source {
                     told
                 }
                 asked = self.reread_asked.changed(), if reading.is_none() => {
-                    reading = Some(self.reader().start(PACE));
+                    let wait = (read_at + REREAD_MIN).saturating_duration_since(clock::now());
+                    read_at = clock::now() + wait;
+                    reading = Some(self.reader().start(wait));
                     asked.map_err(|_closed| Unheard)
                 }
                 () = tokio::time::sleep_until(reread_at), if reading.is_none() => {
+                    read_at = clock::now();
                     reading = Some(self.reader().start(Duration::ZERO));
                     Ok(())
                 }
@@ -188,6 +193,7 @@ impl Source {
         let mut deployments = reader.deployments_after(0);
         let mut allocations = reader.allocations_after(0);
         let mut jobs_due = tokio::time::interval(self.settings.reread_interval);
+        self.reread_asked.mark_unchanged();
         if self.tell(Report::Followed { at: self.at }).await.is_err() {
             return Ok(Next::Unheard);
         }
@@ -195,6 +201,10 @@ impl Source {
             let mut listing = Listing { namespace: self.namespace.clone(), ..Listing::default() };
             tokio::select! {
                 () = &mut over => return Ok(Next::Again),
+                _ = self.reread_asked.changed() => {
+                    tokio::time::sleep(REREAD_MIN).await;
+                    return Ok(Next::Again);
+                }
                 found = &mut deployments => {
                     let found = found.map_err(|_lost| Interruption::Lost)??;
                     deployments = reader.deployments_after(found.index);

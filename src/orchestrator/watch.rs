@@ -109,9 +109,15 @@ struct Known {
     /// A stream or blocking queries are under way: from the next lists on nothing is missed.
     is_followed: bool,
     doubt: Option<String>,
-    /// Asks for lists to be read at once.
+    /// Asks for lists to be read out of turn.
     reread: watch::Sender<u64>,
     _task: AbortOnDropHandle<()>,
+}
+
+impl Known {
+    fn ask_reread(&self) {
+        self.reread.send_modify(|asked| *asked = asked.wrapping_add(1));
+    }
 }
 
 impl Watcher {
@@ -175,6 +181,7 @@ impl Watcher {
         let Some(source) = self.sources.get_mut(at) else { return };
         if self.view.is_emptied_by(&listing, &source.progress) {
             source.doubt = Some("nomad lists nothing any more, as it does when a token has lost its rights".to_owned());
+            source.ask_reread();
             return;
         }
         source.is_complete |= listing.jobs.is_some() && listing.allocations.is_some() && listing.deployments.is_some();
@@ -196,8 +203,9 @@ impl Watcher {
             self.change = Change::Surely;
         }
         if skipped > 0 {
-            tracing::warn!(skipped, "nomad's event stream said what cannot be read, the lists are read again");
-            source.reread.send_modify(|asked| *asked = asked.wrapping_add(1));
+            // Until the lists are read again: what was said is not known.
+            source.doubt = Some(format!("nomad's event stream said {skipped} things that cannot be read"));
+            source.ask_reread();
         }
     }
 

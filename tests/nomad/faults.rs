@@ -73,6 +73,26 @@ async fn a_nomad_whose_lists_are_suddenly_empty_keeps_its_last_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lists_that_were_empty_are_read_again_soon_though_the_stream_goes_on() {
+    let (nomad, mut watching) = with_canary(WatchSettings::default()).await;
+    nomad.fault_reads(Fault::Empty);
+    nomad.cut_streams();
+    watching.shows("the doubt", |state| state.doubt.as_ref().is_some_and(|doubt| doubt.contains("lists nothing"))).await;
+    let streams = |open: &usize| *open == 1;
+    tokio::time::timeout(crate::watch::DEADLINE, nomad.streams().wait_for(streams)).await.unwrap().unwrap();
+    let read = nomad.asked().len();
+    let is_read_again = || nomad.asked().iter().skip(read).filter(|asked| asked.starts_with("GET /v1/deployments")).count() >= 1;
+    let deadline = clock::now() + crate::watch::DEADLINE;
+    let mut pause = tokio::time::interval(Duration::from_millis(10));
+    while !is_read_again() {
+        assert!(clock::now() < deadline, "{:?}", nomad.asked());
+        pause.tick().await;
+    }
+    nomad.fault_reads(Fault::None);
+    watching.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_nomad_delays_nobody_but_itself() {
     let (nomad, mut watching) = with_canary(eager()).await;
     nomad.fault_reads(Fault::Slow(Duration::from_millis(300)));
@@ -143,8 +163,11 @@ async fn a_hole_in_the_stream_is_mended_by_lists() {
 async fn a_line_that_cannot_be_read_is_made_good_by_lists_at_once() {
     let (nomad, mut watching) = with_canary(WatchSettings::default()).await;
     nomad.fault_stream(StreamFault::Garble);
+    nomad.fault_reads(Fault::Silence);
     nomad.change(|cluster| cluster.pause(&nomad_deployment(cluster), true)).unwrap();
-    watching.shows("the pause", |state| status(state) == DeploymentStatus::Paused).await;
+    watching.shows("the doubt", |state| state.doubt.as_ref().is_some_and(|doubt| doubt.contains("cannot be read"))).await;
+    nomad.fault_reads(Fault::None);
+    watching.shows("the pause", |state| status(state) == DeploymentStatus::Paused && state.doubt.is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
