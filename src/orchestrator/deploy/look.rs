@@ -60,7 +60,8 @@ impl<'a> Look<'a> {
             let olds = others.into_iter().filter(|other| other.is_wanted() && is_old(other)).collect();
             groups.push(GroupLook { name, group, seen, canaries, dead, olds });
         }
-        let may_serve = |client| !matches!(client, ClientStatus::Complete | ClientStatus::Failed);
+        // One that is lost is told to stop as well, but nobody hears that: it may go on serving.
+        let may_serve = |client| !matches!(client, ClientStatus::Complete | ClientStatus::Failed | ClientStatus::Lost);
         let stopping = allocations()
             .filter(|allocation| situation.groups.contains_key(&allocation.group))
             .filter(|allocation| allocation.desired == Desired::Stop && may_serve(allocation.client))
@@ -122,8 +123,9 @@ impl<'a> GroupLook<'a> {
             }
             let allocation = dead.id.clone();
             match (dead.desired, dead.client) {
-                (Desired::Stop, _) => taken = Some(Trouble::Taken { allocation, lost: false }),
+                // It is told to stop, too.
                 (_, ClientStatus::Lost) => taken = Some(Trouble::Taken { allocation, lost: true }),
+                (Desired::Stop, _) => taken = Some(Trouble::Taken { allocation, lost: false }),
                 (_, ClientStatus::Failed | ClientStatus::Complete) if dead.healthy == Some(true) => {
                     return Some(Trouble::Ended { allocation });
                 }
