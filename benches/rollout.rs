@@ -54,9 +54,9 @@ fn requests(c: &mut Criterion) {
     }
 
     let health = Health::new(born, Start::Established);
-    c.bench_function("health: record a success", |b| b.iter(|| health.record(born, Attempt::Ok, 0.0)));
+    c.bench_function("health: record a success", |b| b.iter(|| health.record(born, born, Attempt::Ok, 0.0)));
     c.bench_function("health: record a failure", |b| {
-        b.iter(|| (health.record(born, Attempt::Failed, 0.0), health.record(born, Attempt::Ok, 0.0)));
+        b.iter(|| (health.record(born, born, Attempt::Failed, 0.0), health.record(born, born, Attempt::Ok, 0.0)));
     });
     let budget = Budget::new(born);
     c.bench_function("health: deposit into the retry budget", |b| b.iter(|| budget.deposit(born)));

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use http::HeaderValue;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::acme::CertificateResolvers;
@@ -21,10 +21,12 @@ use crate::acme::run::{self as acme_run, CertificateState};
 use crate::config::install::{Install, Prometheus};
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::control::{self, Control, ControlError, Inputs, Outputs};
+use crate::durable::owner_hint;
 use crate::listener::{self, Counters, Drain, Front, Phase};
 use crate::observe::access_log::AccessLog;
 use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
+use crate::orchestrator::{self, NomadState, client as nomad};
 use crate::provider::consul::access::Access;
 use crate::provider::consul::client::{Client, SetUpError};
 use crate::provider::consul::state::ConsulState;
@@ -45,6 +47,9 @@ use crate::{clock, tls};
 const UPSTREAM_IDLE_MAX: usize = 4096;
 /// Attempts that the engine allows; ours (`retry.attempts`) end before, this one only ends what would go on for ever.
 const ENGINE_ATTEMPTS_MAX: usize = 16;
+
+/// At the end control has so long to write down where rollouts stand.
+const CONTROL_ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +81,9 @@ pub enum StartError {
     /// The client for the webhook cannot be made.
     #[error("the webhook cannot be asked")]
     Webhook(#[from] reqwest::Error),
+    /// The client for Nomad cannot be made.
+    #[error("nomad cannot be asked")]
+    Nomad(#[from] orchestrator::connect::SetUpError),
     /// The client for Consul cannot be made.
     #[error("consul cannot be asked")]
     Consul(#[from] SetUpError),
@@ -93,23 +101,6 @@ fn port_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// What helps when a file may not be opened: to whom it belongs, or the folder that it stands in or would stand in.
-pub fn owner_hint(path: &Path, error: &io::Error) -> String {
-    if error.kind() != io::ErrorKind::PermissionDenied {
-        return String::new();
-    }
-    let found = path.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
-    found.map_or_else(String::new, |(place, owner)| chown(place, owner, rustix::process::geteuid().as_raw()))
-}
-
-fn chown(place: &Path, owner: u32, user: u32) -> String {
-    let place = place.display();
-    if owner == user {
-        return format!(" (look at the permissions of {place})");
-    }
-    format!(" ({place} belongs to user {owner}, and this process runs as user {user}: run `chown {user} {place}`)")
-}
-
 /// How a variable of the environment is looked up.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
@@ -120,6 +111,7 @@ pub struct Running {
     log: Option<Log>,
     reload: watch::Sender<u64>,
     shutdown: CancellationToken,
+    control: JoinHandle<()>,
     addresses: watch::Receiver<BTreeMap<String, SocketAddr>>,
     failure: watch::Receiver<Option<String>>,
 }
@@ -179,18 +171,19 @@ pub async fn start(install: Install, log: Option<Log>, environment: Environment<
     let inputs = Inputs {
         consul: start_consul(&install, environment, &shutdown)?,
         files: start_files(&install, reload_seen, &shutdown),
+        nomad: start_nomad(&install, environment, &shutdown)?,
         orders: orders_seen,
     };
     let (ready, ready_seen) = watch::channel(false);
     let outputs = Outputs { snapshots, connections: connections.clone(), certificates, wanted, rollouts, metrics, events, ready };
     let (control, task) = Control::new(Arc::clone(&install), entrypoints.clone(), outputs)?;
-    tokio::spawn(control::run(control, task, inputs, shutdown.clone()));
+    let control = tokio::spawn(control::run(control, task, inputs, shutdown.clone()));
 
     let drain = Arc::new(Drain::default());
     let front = Fronts::new(&shared, &drain, entrypoints, connections);
     let (failed, failure) = watch::channel(None);
     tokio::spawn(listen(front, sockets, ready_seen, Arc::clone(&shared), addresses, failed));
-    Ok(Running { shared, drain, log, reload, shutdown, addresses: addresses_seen, failure })
+    Ok(Running { shared, drain, log, reload, shutdown, control, addresses: addresses_seen, failure })
 }
 
 impl Running {
@@ -244,6 +237,8 @@ impl Running {
         }
         let left = self.drain.drain(clock::now() + grace).await;
         self.shutdown.cancel();
+        // Where rollouts stand is written once more. Whatever keeps it from ending has been logged.
+        let _ = tokio::time::timeout(CONTROL_ENDS_WITHIN, self.control).await;
         if let Some(log) = &self.shared.access_log {
             log.flush(Duration::from_secs(1));
         }
@@ -356,6 +351,23 @@ fn start_consul(
     Ok(Some(seen))
 }
 
+fn start_nomad(
+    install: &Install,
+    environment: Environment<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Option<control::Nomad>, StartError> {
+    let Some(settings) = &install.own.nomad else { return Ok(None) };
+    let (access, problems) = orchestrator::access::Access::read(settings, environment);
+    let Some(access) = access else { return Err(StartError::Problems(problems)) };
+    say(&problems);
+    let client = Arc::new(nomad::Client::new(&access)?);
+    let (state, seen) = watch::channel(NomadState::unknown());
+    let watch =
+        orchestrator::watch::run(Arc::clone(&client), orchestrator::watch::WatchSettings::default(), state, shutdown.clone());
+    tokio::spawn(watch);
+    Ok(Some(control::Nomad { client, state: seen }))
+}
+
 fn start_files(
     install: &Install,
     reload: watch::Receiver<u64>,
@@ -461,26 +473,4 @@ fn serve(socket: listener::Bound, front: &Arc<Front<Edge>>) -> io::Result<Socket
     tracing::info!(entrypoint = %front.name(), %address, "listening");
     listener::serve(socket, Arc::clone(front))?;
     Ok(address)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_a_root_traefik_left_says_which_command_helps() {
-        let said = chown(Path::new("/data/access.log"), 0, 998);
-        let expected =
-            " (/data/access.log belongs to user 0, and this process runs as user 998: run `chown 998 /data/access.log`)";
-        assert_eq!(said, expected);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_seen_is_spoken_of_by_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
-        let said = owner_hint(&folder.path().join("missing/access.log"), &denied);
-        assert_eq!(said, format!(" (look at the permissions of {})", folder.path().display()));
-        assert_eq!(owner_hint(folder.path(), &io::Error::from(io::ErrorKind::StorageFull)), "");
-    }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("clock", &[]),
+    ("durable", &[]),
     ("config", &["names"]),
     ("rule", &["config", "names"]),
     ("catalog", &["config", "rule", "names"]),
@@ -40,7 +41,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("provider", &["config", "names", "catalog", "clock"]),
-    ("acme", &["config", "names", "tls", "clock"]),
+    ("acme", &["config", "names", "tls", "clock", "durable"]),
     ("orchestrator", &["config", "names", "clock"]),
     ("steering", &["config", "names", "clock"]),
     (

@@ -6,7 +6,6 @@
 #![warn(clippy::indexing_slicing, clippy::string_slice)]
 
 pub mod ca;
-mod durable;
 mod issue;
 pub mod order;
 pub mod run;

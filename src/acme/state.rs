@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::durable;
 use super::schedule::{Attempt, History};
+use crate::durable;
 
 /// The state of all resolvers of one storage, by resolver.
 pub type OwnState = BTreeMap<String, ResolverState>;

@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::durable::{self, Recovered};
 use crate::config::dynamic::Domain;
+use crate::durable::{self, Recovered};
 
 /// One storage file.
 #[derive(Clone, Debug)]

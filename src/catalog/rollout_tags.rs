@@ -16,7 +16,7 @@ enum Wants {
 /// The settings that a service may have of its own.
 const KEYS: [(&str, Wants); 5] = [
     ("enabled", Wants::Truth),
-    ("firstByte", Wants::Span),
+    ("mode", Wants::OneOf(&["observe", "hold", "auto"])),
     ("newcomers", Wants::OneOf(&["weigh", "slow-start"])),
     ("probePath", Wants::Path),
     ("warmUp", Wants::Span),
@@ -86,6 +86,7 @@ mod tests {
         check("tidegate.rollout.probePath=/health", &[("probepath", "/health")], None);
         check("tidegate.rollout.warmup=90s", &[("warmup", "90s")], None);
         check("tidegate.rollout.newcomers=slow-start", &[("newcomers", "slow-start")], None);
+        check("tidegate.rollout.mode=hold", &[("mode", "hold")], None);
         check("traefik.enable=true", &[], None);
     }
 

@@ -10,6 +10,7 @@ use super::{Loaded, check, load};
 use crate::app::{self, Running};
 use crate::config::install::Install;
 use crate::config::problem::{Problem, Severity};
+use crate::durable;
 use crate::observe::log::{Log, LogError};
 
 /// Reads the install configuration, starts, serves, and ends on SIGTERM or SIGINT.
@@ -25,7 +26,7 @@ pub fn run(flags: &[String]) -> ExitCode {
         Ok(log) => log,
         Err(LogError::Open { path, reason }) => {
             return refuse(
-                &format!("log `{}` cannot be opened: {reason}{}", path.display(), app::owner_hint(&path, &reason)),
+                &format!("log `{}` cannot be opened: {reason}{}", path.display(), durable::owner_hint(&path, &reason)),
                 LogGoesTo::Elsewhere,
             );
         }

@@ -99,7 +99,7 @@ impl Waiting {
             self.tell(entry, out);
             match entry["verdict"].as_str() {
                 Some(verdict) => verdicts.push((code_of(verdict), format!("{}: {verdict}.", text(&entry["service"])))),
-                None => is_open |= entry["rollout"].is_object(),
+                None => is_open |= entry["rollout"].is_object() || entry["deployment"].is_object(),
             }
         }
         self.has_met |= is_open;

@@ -7,12 +7,16 @@ pub mod check;
 mod chronicle;
 pub mod compile;
 mod connections;
+mod deployments;
 pub mod files;
 mod internal;
+pub mod keeper;
 mod orders;
 mod registry;
 mod resolve;
 mod said;
+mod settings;
+pub mod state;
 mod telling;
 mod weigh;
 
@@ -29,19 +33,25 @@ use tokio_util::sync::CancellationToken;
 use self::check::Checker;
 use self::chronicle::Chronicle;
 use self::compile::{Compiled, Input};
+use self::deployments::{Called, Deployments};
 use self::files::Files;
+use self::keeper::{Keeper, Standing, Writer};
 use self::registry::{Layer, Registry};
 use self::said::Said;
+use self::settings::rollout_settings;
+use self::state::Timeline;
 use self::weigh::{Time, ToDo, Weighing};
 use crate::acme::run::Wanted;
 use crate::catalog::removal::{Credibility, Kept, REWOUND_DOUBTED_FOR};
 use crate::catalog::{self, Catalog, Memory, TranslateSettings};
 use crate::clock;
 use crate::config::dynamic::{Definitions, Endpoint, HealthCheck, Provided};
-use crate::config::install::{Install, RolloutSettings};
+use crate::config::install::Install;
 use crate::config::problem::{Problem, Problems, Severity};
 use crate::names::{Name, Share};
 use crate::observe::metrics::{Metrics, Published, RolloutMetrics, RolloutSeen};
+use crate::orchestrator::NomadState;
+use crate::orchestrator::client::Client;
 use crate::provider::consul::blocking::Doubt;
 use crate::provider::consul::state::{ConsulState, Trust};
 use crate::provider::file::FileState;
@@ -58,6 +68,8 @@ use crate::tls::store::CertificateStore;
 
 /// Steps that are due within this time are taken together: thousands of services make few wake-ups.
 const STEP_TOGETHER: Duration = Duration::from_millis(50);
+/// At the end the last document has so long to reach the disk.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(2);
 /// Probe answers that may wait for us.
 const PROBED_MAX: usize = 1024;
 /// The provider of what stands in files.
@@ -65,11 +77,20 @@ const FILE: &str = "file";
 /// The provider of what stands in Consul's tags.
 const CONSUL: &str = "consulcatalog";
 
+/// Nomad, as control reads it and asks it.
+pub struct Nomad {
+    /// Where it is asked to do something.
+    pub client: Arc<Client>,
+    /// What it says.
+    pub state: watch::Receiver<NomadState>,
+}
+
 /// What control reads.
-#[derive(Debug)]
 pub struct Inputs {
     /// The catalog, when Consul is a provider.
     pub consul: Option<watch::Receiver<ConsulState>>,
+    /// Where Nomad's deployments are asked about, and what it says, when it is to be asked.
+    pub nomad: Option<Nomad>,
     /// The files, when they are a provider.
     pub files: Option<watch::Receiver<Option<FileState>>>,
     /// What people order.
@@ -125,7 +146,12 @@ pub struct Control {
     certificate_problems: Problems,
     /// What was said of problems last, so that nothing is said twice.
     said: Said,
-    started: Instant,
+    timeline: Timeline,
+    deployments: Option<Deployments>,
+    /// What of the weighings outlives us.
+    keeper: Keeper,
+    /// What was wrong with the disk when that was last told to others.
+    disk_told: Option<Problems>,
     checker: Checker,
     resolver: Arc<TokioResolver>,
     /// Tasks that check servers, by service.
@@ -173,6 +199,8 @@ impl Control {
         };
         Said::default().say(&problems);
         let (probed, answers) = mpsc::channel(PROBED_MAX);
+        let started = clock::now();
+        let (keeper, timeline, writer) = Keeper::open(&install.own.state, started);
         let mut control = Self {
             tls: TlsConfigs::new(Arc::clone(&outputs.certificates))?,
             checker: Checker::new()?,
@@ -197,19 +225,23 @@ impl Control {
             compile_problems: Problems::new(),
             certificate_problems: Problems::new(),
             said: Said::default(),
-            started: clock::now(),
+            timeline,
+            deployments: None,
+            keeper,
+            disk_told: None,
             checks: BTreeMap::new(),
             shown: BTreeMap::new(),
             probed,
         };
-        control.rebuild(control.started);
+        control.rebuild(started);
         control.rebuilt_at = None;
-        Ok((control, ControlTask { answers }))
+        let standing = control.keeper.standing();
+        Ok((control, ControlTask { answers, standing, writer }))
     }
 
     fn time(&self) -> Time {
         let now = clock::now();
-        Time { now, since_start: now.saturating_duration_since(self.started) }
+        Time { now, since_start: self.timeline.at(now) }
     }
 
     /// A provider says something new.
@@ -259,31 +291,44 @@ impl Control {
         let time = self.time();
         // A service that is not compiled yet gets its servers when it is.
         let Some(service) = self.registry.find(key.0, &key.1) else { return };
-        let settings = rollout_settings(&self.install.own.rollout, key.0, &service.settings().rollout);
-        let weighing = self.weighings.entry(key.clone()).or_insert_with(|| Weighing::new(Arc::clone(service), time.since_start));
+        let own = &self.install.own;
+        let settings = rollout_settings(&own.rollout, own.mode_max, key.0, &service.settings().rollout);
+        let weighing = self.weighings.entry(key.clone()).or_insert_with(|| {
+            let kept = self.keeper.take(&key).unwrap_or_default();
+            Weighing::new(Arc::clone(service), time.since_start, kept)
+        });
         weighing.configure(settings);
-        let to_do = weighing.see(time, endpoints);
+        let placed = self.deployments.as_ref().map(|deployments| deployments.place(endpoints));
+        let to_do = weighing.see(time, placed.as_deref().unwrap_or(endpoints));
         self.carry_out(&key, to_do);
     }
 
     fn carry_out(&mut self, key: &(Layer, Name), to_do: ToDo) {
+        if let Some(within) = to_do.kept_within {
+            self.keeper.touch(clock::now(), within);
+        }
         for server in to_do.joined {
             self.watch_server(key, &server);
             self.check_server(key, &server);
         }
-        if let Some((server, path)) = to_do.probe {
-            let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
-            tokio::spawn(async move {
-                let status = checker.probe(&server, &path).await;
-                if let Err(error) = &status {
-                    tracing::debug!(server = server.url, error, "canary did not answer a probe");
-                }
-                // Nobody listens any more only when the process ends.
-                let _ = probed.send(Probe { service, server, status: status.ok() }).await;
-            });
+        if let Some(probe) = to_do.probe {
+            self.probe(key, probe);
         }
         self.tell(key, &to_do.news);
         self.publish_report(key);
+    }
+
+    /// Asks a canary for a path by a request of our own. The answer comes back as a [`Probe`].
+    fn probe(&self, key: &(Layer, Name), (server, path): (Arc<Server>, String)) {
+        let (checker, probed, service) = (self.checker.clone(), self.probed.clone(), key.clone());
+        tokio::spawn(async move {
+            let status = checker.probe(&server, &path).await;
+            if let Err(error) = &status {
+                tracing::debug!(server = server.url, error, "canary did not answer a probe");
+            }
+            // Nobody listens any more only when the process ends.
+            let _ = probed.send(Probe { service, server, status: status.ok() }).await;
+        });
     }
 
     /// Counts and resolves a server as long as it is there.
@@ -377,7 +422,10 @@ impl Control {
             Layer::Tcp => tcp_services.contains_key(name),
         };
         self.registry.retain(is_there);
-        self.weighings.retain(|(layer, name), _| is_there(*layer, name));
+        let now = self.time().since_start;
+        for (key, weighing) in self.weighings.extract_if(.., |(layer, name), _| !is_there(*layer, name)) {
+            self.keeper.leave(key, now, weighing.kept());
+        }
         self.retain_reports(&services);
         self.chronicle.retain(|name| services.contains_key(name));
         self.outputs.wanted.send_if_modified(|now| {
@@ -419,6 +467,7 @@ impl Control {
 
     /// Logs what is wrong and was not said before.
     fn say_problems(&mut self) {
+        let of_state = self.keeper.problems();
         let all: Vec<Problem> = self
             .provided
             .values()
@@ -426,6 +475,7 @@ impl Control {
             .chain(self.files.problems())
             .chain(&self.compile_problems)
             .chain(&self.certificate_problems)
+            .chain(&of_state)
             .cloned()
             .collect();
         let errors = all.iter().filter(|problem| problem.severity == Severity::Error).count();
@@ -469,9 +519,15 @@ impl Control {
 
     /// When something has to be done without anybody asking.
     fn wake_at(&self) -> Instant {
-        let step = self.weighings.values().map(Weighing::next_step).min().map(|step| self.started + step);
+        let deployments = self.deployments.as_ref().map(Deployments::next_step);
+        let step = self.weighings.values().map(Weighing::next_step).chain(deployments).min();
+        let step = step.map(|step| self.timeline.instant(step));
         let idle = clock::now() + Duration::from_secs(3600);
-        [self.rebuild_at, self.files.deadline(), self.kept.deadline(), step].into_iter().flatten().min().unwrap_or(idle)
+        [self.rebuild_at, self.files.deadline(), self.kept.deadline(), self.keeper.deadline(), step]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(idle)
     }
 
     fn wake(&mut self) {
@@ -498,6 +554,30 @@ impl Control {
                 self.carry_out(&key, to_do);
             }
         }
+        if self.deployments.as_ref().is_some_and(|deployments| deployments.next_step() <= time.since_start) {
+            self.step_deployments();
+        }
+        if self.keeper.deadline().is_some_and(|due| due <= clock::now()) {
+            self.keep();
+        }
+    }
+
+    /// Hands the state as it is now to the disk. The number to wait for where nothing may be forgotten.
+    fn keep(&mut self) -> u64 {
+        let time = self.time();
+        let present = self.weighings.iter().map(|(key, weighing)| (key.clone(), weighing.kept()));
+        self.keeper.put(time.now, time.since_start, present)
+    }
+
+    /// The disk has come further, or fails.
+    fn follow_disk(&mut self) {
+        self.post_calls();
+        let problems = self.keeper.problems();
+        if self.disk_told.as_ref() != Some(&problems) {
+            self.disk_told = Some(problems);
+            self.outputs.metrics.set_state_writable(self.keeper.can_write());
+            self.say_problems();
+        }
     }
 
     fn answer_probe(&mut self, probe: Probe) {
@@ -511,6 +591,10 @@ impl Control {
 
     fn take_catalog(&mut self, state: &ConsulState) {
         self.outputs.metrics.set_consul_up(state.reachable);
+        if !state.is_complete && state.catalog.is_empty() && !self.provided.contains_key(CONSUL) {
+            // Nothing is known yet, which is not the same as nothing being there.
+            return;
+        }
         self.catalog.clone_from(&state.catalog);
         self.credibility = credibility(&state.trust, clock::now());
         self.translate_catalog();
@@ -553,11 +637,15 @@ impl Control {
 /// The half of control that only its task uses.
 pub struct ControlTask {
     answers: mpsc::Receiver<Probe>,
+    standing: watch::Receiver<Standing>,
+    writer: Writer,
 }
 
 /// Runs control until `shutdown`.
 pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, shutdown: CancellationToken) {
-    let mut answers = task.answers;
+    let ControlTask { mut answers, mut standing, writer } = task;
+    tokio::spawn(writer.run());
+    let mut called = inputs.nomad.as_ref().map(|nomad| control.follow_deployments(Arc::clone(&nomad.client)));
     loop {
         if !*control.outputs.ready.borrow() && control.is_complete(&inputs) {
             control.outputs.ready.send_replace(true);
@@ -565,14 +653,23 @@ pub async fn run(mut control: Control, task: ControlTask, mut inputs: Inputs, sh
         let wake_at = control.wake_at();
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
+            // First: an allocation that is told to stop is gone within milliseconds.
+            Some(state) = next_nomad(&mut inputs.nomad) => control.take_nomad(state),
+            Some(called) = next_called(&mut called) => control.call_ended(called),
             Some(state) = next_catalog(&mut inputs.consul) => in_place(|| control.take_catalog(&state)),
             Some(state) = next_files(&mut inputs.files) => in_place(|| control.take_files(&state)),
             Some(probe) = answers.recv() => control.answer_probe(probe),
+            Ok(()) = standing.changed() => control.follow_disk(),
             Some(request) = inputs.orders.recv() => control.obey(request),
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }
         control.wake();
+    }
+    let last = control.keep();
+    let written = standing.wait_for(|standing| standing.durable >= last || standing.problem.is_some());
+    if tokio::time::timeout(LAST_WRITE_MAX, written).await.is_err() {
+        tracing::warn!("the state of rollouts did not reach the disk in time");
     }
 }
 
@@ -582,17 +679,28 @@ fn in_place<T>(work: impl FnOnce() -> T) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// The next state of the catalog that is whole. Never comes when Consul is no provider, or its task has ended.
+/// The next state of the catalog, whole or, when that takes too long, in part. Never comes when Consul is no provider, or its task has ended.
 async fn next_catalog(consul: &mut Option<watch::Receiver<ConsulState>>) -> Option<ConsulState> {
     let Some(receiver) = consul else { return std::future::pending().await };
-    loop {
-        if receiver.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        let state = receiver.borrow_and_update().clone();
-        if state.is_complete {
-            return Some(state);
-        }
+    if receiver.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    Some(receiver.borrow_and_update().clone())
+}
+
+/// What Nomad shows now. Never comes when Nomad is not asked.
+async fn next_nomad(nomad: &mut Option<Nomad>) -> Option<NomadState> {
+    let Some(Nomad { state, .. }) = nomad else { return std::future::pending().await };
+    if state.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    Some(state.borrow_and_update().clone())
+}
+
+async fn next_called(called: &mut Option<mpsc::Receiver<Called>>) -> Option<Called> {
+    match called {
+        Some(called) => called.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -606,33 +714,6 @@ async fn next_files(files: &mut Option<watch::Receiver<Option<FileState>>>) -> O
             return Some(state);
         }
     }
-}
-
-/// The rollout settings of one service: the install configuration's, as far as its own tags do not say otherwise. Raw TCP
-/// shows no answers, so newcomers there are not judged.
-fn rollout_settings(install: &RolloutSettings, layer: Layer, own: &BTreeMap<String, String>) -> RolloutSettings {
-    let mut settings = install.clone();
-    if layer == Layer::Tcp {
-        settings.enabled = false;
-    }
-    // Values were checked where the tags were read.
-    if let Some(enabled) = own.get("enabled").and_then(|text| crate::config::node::parse_bool(text)) {
-        settings.enabled &= enabled;
-    }
-    if let Some(path) = own.get("probepath") {
-        settings.probe_path.clone_from(path);
-    }
-    if let Some(span) = own.get("warmup").and_then(|text| crate::config::node::parse_duration(text)) {
-        settings.warm_up = span;
-    }
-    if let Some(text) = own.get("newcomers") {
-        settings.newcomers = if text.eq_ignore_ascii_case("weigh") {
-            crate::config::install::Newcomers::Weigh
-        } else {
-            crate::config::install::Newcomers::SlowStart
-        };
-    }
-    settings
 }
 
 /// How far absences are believed, from what the provider knows of the answers.

@@ -1,9 +1,11 @@
 //! Carries out what people order: asks the rollouts, drains servers, and answers in sentences.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Control;
 use super::chronicle::Moment;
+use super::deployments;
 use super::registry::Layer;
 use super::telling::{self, Drained, Shown};
 use super::weigh::News;
@@ -11,6 +13,7 @@ use crate::clock;
 use crate::config::problem::nearest;
 use crate::health::Standing;
 use crate::names::{Name, Track};
+use crate::orchestrator::{JobKey, deploy};
 use crate::rollout::{Pointless, Report, Steer, Steered};
 use crate::routing::server::{Draining, Server};
 use crate::steering::{Answer, Job, Order, Request, Target};
@@ -85,12 +88,24 @@ impl Control {
             lines: self.chronicle.lines(name),
             ended: self.chronicle.ended(name),
             verdict: self.verdict(name, &report),
+            deployment: self
+                .deployment_of(name)
+                .map(|deploy| telling::Deployment { report: deploy.report(), now: self.time().since_start }),
             report,
         }
     }
 
+    /// The newest deployment of the job behind a service, until an hour after its end.
+    fn deployment_of(&self, name: &Name) -> Option<&deploy::Deploy> {
+        let key = (Layer::Http, name.clone());
+        self.deployments.as_ref()?.of_job(&self.job_key_of(&key)?)
+    }
+
     /// How a rollout ended, for whoever waits for that; none while it is open.
     fn verdict(&self, name: &Name, report: &Report) -> Option<&'static str> {
+        if let Some(deploy) = self.deployment_of(name) {
+            return deployments::verdict(deploy);
+        }
         match report.phase {
             "failed" => Some("failed"),
             "released" => Some("released"),
@@ -260,9 +275,9 @@ impl Control {
 /// What Nomad's deployments add.
 impl Control {
     /// The job behind a service, as far as Nomad tells.
-    #[expect(clippy::unused_self, reason = "the deployments will be among the fields")]
-    fn job_of(&self, _name: &Name) -> Option<Job> {
-        None
+    fn job_of(&self, name: &Name) -> Option<Job> {
+        let JobKey { namespace, job } = self.job_key_of(&(Layer::Http, name.clone()))?;
+        Some(Job { namespace, name: job })
     }
 
     /// The services of a job.
@@ -279,9 +294,26 @@ impl Control {
     }
 
     /// Orders the deployment that moves these services, and answers for it. None when no deployment does.
-    #[expect(clippy::unused_self, reason = "the deployments will be among the fields")]
-    fn order_deployment(&mut self, _names: &[Name], _steer: Steer, _by: &str) -> Option<Answer> {
-        None
+    fn order_deployment(&mut self, names: &[Name], steer: Steer, by: &str) -> Option<Answer> {
+        let order = match steer {
+            Steer::Hold => deploy::Order::Hold,
+            Steer::Resume => deploy::Order::Resume,
+            Steer::Promote => deploy::Order::Promote,
+            Steer::Abort => deploy::Order::Abort,
+            Steer::Release => deploy::Order::Release,
+            // The share is the rollout's own.
+            Steer::SetShare(_) => return None,
+        };
+        let jobs: BTreeSet<JobKey> = names.iter().filter_map(|name| self.job_key_of(&(Layer::Http, name.clone()))).collect();
+        let mut said = Vec::new();
+        let mut is_ordered = false;
+        for job in jobs {
+            let Some(sentences) = self.order_job(&job, order) else { continue };
+            is_ordered = true;
+            said.push(format!("{job}: {} says `{}`", by, order.name()));
+            said.extend(sentences.into_iter().map(|sentence| format!("{job}: {sentence}")));
+        }
+        is_ordered.then(|| Answer::done(said.join("\n")))
     }
 }
 

@@ -11,7 +11,8 @@ use crate::observe::metrics::Metrics;
 use crate::routing::service::{Service, Settings};
 
 /// Whether a service is an HTTP or a TCP one: their names are apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Layer {
     Http,
     Tcp,

@@ -1,12 +1,13 @@
 //! What is answered to `list` and `show`: the same values once as text for people and once as JSON. Pure.
 
 use std::fmt::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use super::chronicle::{Ended, Line};
 use crate::names::Share;
+use crate::orchestrator::deploy;
 use crate::rollout::explain::explain;
 use crate::rollout::reader::Counts;
 use crate::rollout::{Outcome, Report};
@@ -27,6 +28,40 @@ pub(super) struct Shown<'a> {
     pub ended: Option<&'a Ended>,
     /// How it ended, for whoever waits for that; none while it is open.
     pub verdict: Option<&'static str>,
+    /// The deployment that brings it.
+    pub deployment: Option<Deployment>,
+}
+
+/// A deployment of Nomad's, at a moment of control's timeline.
+#[derive(Debug)]
+pub(super) struct Deployment {
+    pub report: deploy::Report,
+    pub now: Duration,
+}
+
+impl Deployment {
+    /// Where it stands, and why it goes no further just now.
+    fn sentences(&self) -> Vec<String> {
+        let deploy::Report { version, phase, is_held, is_kept, held_until, waits, hands_off, outcome, .. } = &self.report;
+        if let Some(outcome) = outcome {
+            return vec![format!("The deployment of version {version} has ended: {outcome}.")];
+        }
+        let mut first = format!("The deployment of version {version} is in phase {phase}");
+        if *is_held {
+            first.push_str(", paused by us");
+        }
+        if let Some(until) = held_until {
+            let _ = write!(first, " for at most {} min more", until.saturating_sub(self.now).as_secs().div_ceil(60));
+        }
+        first.push('.');
+        let mut sentences = vec![first];
+        if *is_kept {
+            sentences.push("A person holds it: it is neither promoted nor failed before `tidegate rollout resume`.".to_owned());
+        }
+        sentences.extend(hands_off.iter().map(|why| format!("Nomad is no longer asked for anything: {why}.")));
+        sentences.extend(waits.iter().map(|why| format!("It waits: {why}.")));
+        sentences
+    }
 }
 
 /// A drained server.
@@ -110,12 +145,13 @@ pub(super) fn show(now: SystemTime, started: SystemTime, rollouts: &[Shown<'_>])
     }
     let mut texts = Vec::new();
     let mut values = Vec::new();
-    for Shown { service, job, report, lines, ended, verdict } in rollouts {
+    for Shown { service, job, report, lines, ended, verdict, deployment } in rollouts {
         let mut sentences = explain(report);
         if sentences.is_empty() {
             sentences.push("There is no rollout.".to_owned());
             sentences.extend(ended.map(|ended| last(now, ended)));
         }
+        sentences.extend(deployment.iter().flat_map(Deployment::sentences));
         let mut text = match job {
             Some(job) => format!("{service} (job {job})\n"),
             None => format!("{service}\n"),
@@ -127,6 +163,7 @@ pub(super) fn show(now: SystemTime, started: SystemTime, rollouts: &[Shown<'_>])
         let rollout = report.version.is_some().then_some(report);
         values.push(json!({
             "service": service, "job": job, "verdict": verdict, "sentences": sentences, "rollout": rollout, "log": lines, "ended": ended,
+            "deployment": deployment.as_ref().map(|deployment| &deployment.report),
         }));
     }
     (texts.join("\n"), json!({ "started": moment(started), "rollouts": values }))
@@ -166,7 +203,15 @@ mod tests {
 
     fn shown(report: Report) -> Shown<'static> {
         let service = "web@consulcatalog".to_owned();
-        Shown { service, job: Some("blue/web".to_owned()), report, lines: Vec::new(), ended: None, verdict: None }
+        Shown {
+            service,
+            job: Some("blue/web".to_owned()),
+            report,
+            lines: Vec::new(),
+            ended: None,
+            verdict: None,
+            deployment: None,
+        }
     }
 
     #[test]

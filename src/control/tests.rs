@@ -6,10 +6,15 @@ use crate::config::problem::At;
 /// Control with nothing but what a test tells it.
 struct Scene {
     control: Control,
+    _state: tempfile::TempDir,
     snapshots: Arc<SnapshotHandle>,
 }
 
 fn scene() -> Scene {
+    scene_of(Install::default())
+}
+
+fn scene_of(mut install: Install) -> Scene {
     crate::tls::install_crypto_provider();
     let default = certificate::generate_default(clock::wall()).unwrap();
     let snapshots = Arc::<SnapshotHandle>::default();
@@ -23,8 +28,10 @@ fn scene() -> Scene {
         events: steering::Events::default(),
         ready: watch::channel(true).0,
     };
-    let (control, _task) = Control::new(Arc::new(Install::default()), Vec::new(), outputs).unwrap();
-    Scene { control, snapshots }
+    let state = tempfile::tempdir().unwrap();
+    install.own.state = state.path().to_owned();
+    let (control, _task) = Control::new(Arc::new(install), Vec::new(), outputs).unwrap();
+    Scene { control, _state: state, snapshots }
 }
 
 fn endpoint(instance: Option<&str>) -> Endpoint {
@@ -63,6 +70,30 @@ async fn the_last_instance_of_a_service_loses_its_requests_before_routers_are_co
     assert_eq!(service.arms().members().len(), 1);
     scene.control.take(CONSUL, Provided::default());
     assert!(service.arms().members().is_empty());
+}
+
+#[tokio::test]
+async fn one_service_that_cannot_be_read_at_the_start_keeps_no_other_from_serving() {
+    let mut install = Install::default();
+    install.providers.consul_catalog = Some(crate::config::install::ConsulCatalog::default());
+    let mut scene = scene_of(install);
+    let mut state = ConsulState::unknown(clock::now());
+    scene.control.take_catalog(&state);
+    assert!(!scene.control.provided.contains_key(CONSUL), "nothing is known yet");
+    let rendered = String::from_utf8(scene.control.outputs.metrics.render()).unwrap();
+    assert!(rendered.contains("tidegate_consul_up 0"), "{rendered}");
+    let instance = catalog::Instance {
+        id: "w1".to_owned(),
+        service: "web".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        port: 1,
+        tags: vec!["traefik.enable=true".to_owned()],
+        ..catalog::Instance::default()
+    };
+    state.catalog.insert("web".to_owned(), vec![instance]);
+    scene.control.take_catalog(&state);
+    scene.control.rebuild(clock::now());
+    assert_eq!(scene.service("web").arms().members().len(), 1);
 }
 
 #[tokio::test]

@@ -7,14 +7,25 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::state::Kept;
 use crate::config::dynamic::Endpoint;
-use crate::config::install::{Newcomers, RolloutSettings};
+use crate::config::install::{Mode, Newcomers, RolloutSettings};
 use crate::health::{Standing, Start};
-use crate::names::Track;
+use crate::names::{Share, Track};
+use crate::orchestrator::deploy::Verdict;
+use crate::rollout::phase::Phase;
+use crate::rollout::reader::Counts;
 use crate::rollout::tracks::{self, Sighted, Sorted, Tracks};
-use crate::rollout::{Arm, Decision, Machine, Nature, Outcome, Pointless, Policy, Probed, Report, Rollout, Situation, Steered};
+use crate::rollout::{Arm, Decision, Direction, Nature, Outcome, Pointless, Policy, Probed, Report, Rollout, Situation, Steered};
 use crate::routing::server::{Arms, Draining, Member, Server};
 use crate::routing::service::Service;
+
+/// While a canary is judged, what it shows may be so long on no disk ...
+const KEPT_WITHIN: Duration = Duration::from_secs(5);
+/// ... and while none is, stable's hour so long.
+const HOUR_KEPT_WITHIN: Duration = Duration::from_secs(60);
+/// A canary that is held while it passes its checks has failed when it answers no probe for so long: three times what a slow one needs.
+const PROBED_IN_VAIN_MAX: Duration = Duration::from_secs(180);
 
 /// What control has to do for a service after a step.
 #[derive(Debug, Default)]
@@ -23,6 +34,8 @@ pub struct ToDo {
     pub probe: Option<(Arc<Server>, String)>,
     /// Servers that are new: their names have to be resolved and their health checked.
     pub joined: Vec<Arc<Server>>,
+    /// What has changed is to be on disk within this time; at once after a transition. None when nothing has.
+    pub kept_within: Option<Duration>,
     /// What was decided.
     pub news: Vec<News>,
 }
@@ -55,16 +68,31 @@ pub struct Weighing {
     is_unsorted: bool,
     next_step: Duration,
     probes: usize,
+    /// When each canary last answered a probe, by the key of its instance.
+    answered: HashMap<String, Duration>,
 }
 
 impl Weighing {
-    /// A service that has no servers yet.
-    pub fn new(service: Arc<Service>, now: Duration) -> Self {
+    /// A service that has no servers yet, and goes on from what was kept of it.
+    pub fn new(service: Arc<Service>, now: Duration, kept: Kept) -> Self {
         let settings = RolloutSettings::default();
-        let rollout = Rollout::new(now, &service.ledger, Machine::new(policy(&settings)));
+        let Kept { machine, tracks, proven } = kept;
+        let rollout = Rollout::new(now, &service.ledger, machine.with_policy(policy(&settings)));
         let sorted = Sorted { tracks: Vec::new(), version: String::new(), nature: Nature::ByAge, older_left: false };
-        let (tracks, proven, endpoints) = (Tracks::default(), BTreeSet::new(), Vec::new());
-        Self { service, settings, rollout, tracks, sorted, proven, endpoints, is_unsorted: false, next_step: now, probes: 0 }
+        let (endpoints, answered) = (Vec::new(), HashMap::new());
+        Self {
+            service,
+            settings,
+            rollout,
+            tracks,
+            sorted,
+            proven,
+            endpoints,
+            is_unsorted: false,
+            next_step: now,
+            probes: 0,
+            answered,
+        }
     }
 
     /// Takes over the settings that the serving definition gives it.
@@ -79,6 +107,12 @@ impl Weighing {
     /// Where its rollout stands.
     pub fn report(&self) -> Report {
         self.rollout.machine().report()
+    }
+
+    /// What of it outlives the process.
+    pub fn kept(&self) -> Kept {
+        let machine = self.rollout.machine().clone();
+        Kept { machine, tracks: self.tracks.clone(), proven: self.proven.clone() }
     }
 
     /// A person decides about the rollout. It is done when this returns.
@@ -111,14 +145,22 @@ impl Weighing {
             return ToDo::default();
         }
         self.endpoints = endpoints.to_vec();
+        let before = std::mem::take(&mut self.sorted.tracks);
         let joined = self.arrange(time);
-        ToDo { joined, ..self.step(time, None) }
+        let mut to_do = ToDo { joined, ..self.step(time, None) };
+        if self.sorted.tracks != before {
+            to_do.kept_within = Some(Duration::ZERO);
+        }
+        to_do
     }
 
     /// A probe was answered. One that went to a server that is no canary any more says nothing about those that are.
     pub fn probed(&mut self, time: Time, server: &Arc<Server>, status: Option<u16>) -> ToDo {
         if !self.service.arms().of(Track::Canary).any(|canary| Arc::ptr_eq(canary, server)) {
             return ToDo::default();
+        }
+        if status.is_some_and(|status| status < 500) {
+            self.answered.insert(key_of(server), time.since_start);
         }
         self.step(time, Some(Probed { status }))
     }
@@ -135,7 +177,7 @@ impl Weighing {
         let situation = Situation { version: &self.sorted.version, nature: self.sorted.nature, canary, stable, probed };
         let decisions = self.rollout.step(time.since_start, &self.service.ledger, &situation);
         self.next_step = time.since_start + self.rollout.machine().step_within();
-        let mut to_do = ToDo::default();
+        let mut to_do = ToDo { kept_within: Some(self.kept_within(&decisions)), ..ToDo::default() };
         for decision in decisions {
             if decision != Decision::Probe {
                 tracing::info!(service = %self.service.label, version, "{decision}");
@@ -152,6 +194,16 @@ impl Weighing {
             }
         }
         to_do
+    }
+
+    fn kept_within(&self, decisions: &[Decision]) -> Duration {
+        if decisions.iter().any(|decision| *decision != Decision::Probe) {
+            Duration::ZERO
+        } else if self.rollout.machine().phase().is_some() {
+            KEPT_WITHIN
+        } else {
+            HOUR_KEPT_WITHIN
+        }
     }
 
     /// Makes servers of the endpoints, keeping those that are still the same, and sorts them into arms. Gives the new ones.
@@ -201,6 +253,7 @@ impl Weighing {
         };
         self.sorted = self.tracks.sort(time.since_start, &sighted, newcomers);
         self.proven.retain(|proven| keys.contains(proven));
+        self.answered.retain(|answered, _| keys.contains(answered));
         let fit = self.endpoints.iter().zip(keys).filter(|(endpoint, _)| endpoint.is_passing);
         self.proven.extend(fit.map(|(_, key)| key));
     }
@@ -256,6 +309,111 @@ fn key(endpoint: &Endpoint) -> String {
     endpoint.instance.clone().unwrap_or_else(|| endpoint.url())
 }
 
+/// The same of its server.
+fn key_of(server: &Server) -> String {
+    server.instance.clone().unwrap_or_else(|| server.url.clone())
+}
+
+/// What a deployment asks, and asks for.
+impl Weighing {
+    /// Whether its canaries are judged at all.
+    pub fn is_judged(&self) -> bool {
+        self.settings.enabled
+    }
+
+    /// What may be asked of Nomad on its behalf.
+    pub fn mode(&self) -> Mode {
+        self.settings.mode
+    }
+
+    /// From now on the share goes in this direction; to be followed by a step.
+    pub fn direct(&mut self, direction: Direction) {
+        self.rollout.machine_mut().direct(direction);
+    }
+
+    /// Another instance is the canary now; to be followed by a step.
+    pub fn restart(&mut self) {
+        self.rollout.machine_mut().restart();
+    }
+
+    /// Something that counts as several failures of the canary in a row has happened; to be followed by a step.
+    pub fn trip(&mut self) {
+        self.rollout.trip();
+    }
+
+    /// Begins or ends to hold what was promoted against the hour before.
+    pub fn set_watched(&mut self, now: Duration, is_watched: bool) {
+        let machine = self.rollout.machine_mut();
+        if is_watched { machine.watch(now) } else { machine.end_watch() }
+    }
+
+    /// Why what was promoted is worse than the hour before, if it is.
+    pub fn breach(&self) -> Option<String> {
+        let Report { evidence_watch, watched, threshold, tolerated_rate, .. } = self.report();
+        let Counts { all, fail, .. } = watched;
+        (evidence_watch >= threshold).then(|| {
+            let allowed = tolerated_rate * 100.0;
+            format!("{fail} of {all} requests failed since the promotion, the hour before allows {allowed:.1} % (evidence {evidence_watch:.0})")
+        })
+    }
+
+    /// The share that its canary has earned, whatever it is given.
+    pub fn earned(&self) -> Share {
+        self.rollout.machine().earned()
+    }
+
+    /// Nobody asks for it: neither lately nor since its canary came.
+    pub fn is_silent(&self) -> bool {
+        let Report { canary, stable, rate, .. } = self.report();
+        canary.all == 0 && stable.all == 0 && rate == 0.0
+    }
+
+    /// How the judgement stands.
+    pub fn verdict(&self) -> Verdict {
+        let machine = self.rollout.machine();
+        // Without the share that the sentence begins with.
+        let why = || {
+            let said = machine.report().said;
+            said.split_once(": ").map_or(said.clone(), |(_, why)| why.to_owned())
+        };
+        match machine.phase() {
+            None => Verdict::Waiting,
+            Some(Phase::Probe { .. }) if self.is_mute() => {
+                Verdict::Failed { why: format!("it answered no probe for {} s", PROBED_IN_VAIN_MAX.as_secs()) }
+            }
+            Some(Phase::Probe { .. }) => Verdict::Probing,
+            Some(Phase::Ramp { .. }) => Verdict::Ramping,
+            Some(Phase::Suspended(_) | Phase::Hold { .. }) => Verdict::Suspended,
+            Some(Phase::Earned { .. }) => Verdict::Earned,
+            Some(Phase::Released { .. }) => Verdict::Undecided { why: why() },
+            Some(Phase::Failed { .. }) => Verdict::Failed { why: why() },
+        }
+    }
+
+    /// Nothing stands between its canary and a promotion: it passed every step, or is given everything.
+    pub fn has_passed(&self) -> bool {
+        matches!(self.rollout.machine().phase(), Some(Phase::Earned { .. })) || self.rollout.machine().share() == Share::ALL
+    }
+
+    /// It passes its checks, but has answered none of our probes for long.
+    fn is_mute(&self) -> bool {
+        let report = self.report();
+        let is_passing = self.service.arms().of(Track::Canary).any(|canary| canary.health.is_passing());
+        is_passing && report.good_probes == 0 && report.phase_seconds >= PROBED_IN_VAIN_MAX.as_secs_f64()
+    }
+
+    /// Whether it answered a probe of ours so lately.
+    pub fn answered_within(&self, server: &Server, now: Duration, span: Duration) -> bool {
+        self.answered.get(&key_of(server)).is_some_and(|at| now.saturating_sub(*at) <= span)
+    }
+
+    /// A probe for each canary.
+    pub fn probes(&self) -> Vec<(Arc<Server>, String)> {
+        let arms = self.service.arms();
+        arms.of(Track::Canary).map(|server| (Arc::clone(server), self.settings.probe_path.clone())).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,19 +426,64 @@ mod tests {
         weighing: Weighing,
         service: Arc<Service>,
         start: Instant,
+        seconds: u64,
+        kept_within: Option<Duration>,
     }
 
     impl Scene {
         fn new() -> Self {
             let start = clock::now();
             let service = Arc::new(Service::new(Name::new("web", "consulcatalog"), Settings::default(), start));
-            Self { weighing: Weighing::new(Arc::clone(&service), Duration::ZERO), service, start }
+            let weighing = Weighing::new(Arc::clone(&service), Duration::ZERO, Kept::default());
+            Self { weighing, service, start, seconds: 0, kept_within: None }
         }
 
         fn see(&mut self, seconds: u64, instances: &[&str]) -> usize {
-            let since_start = Duration::from_secs(seconds);
             let endpoints: Vec<Endpoint> = instances.iter().map(|instance| endpoint(instance)).collect();
-            self.weighing.see(Time { now: self.start + since_start, since_start }, &endpoints).joined.len()
+            self.sees(seconds, &endpoints).joined.len()
+        }
+
+        fn sees(&mut self, seconds: u64, endpoints: &[Endpoint]) -> ToDo {
+            self.seconds = seconds;
+            let to_do = self.weighing.see(self.time(), endpoints);
+            self.kept_within = to_do.kept_within;
+            to_do
+        }
+
+        fn time(&self) -> Time {
+            let since_start = Duration::from_secs(self.seconds);
+            Time { now: self.start + since_start, since_start }
+        }
+
+        /// A canary `b` joins `a` in this second, and gets its first share after three answers.
+        fn ramp(&mut self, seconds: u64) -> &mut Self {
+            self.see(seconds - 1, &["a"]);
+            let to_do = self.sees(seconds, &["a", "b"].map(endpoint));
+            let mut asked = to_do.probe;
+            for _ in 0..3 {
+                let (server, _) = asked.expect("a probe");
+                assert_eq!(server.instance.as_deref(), Some("b"));
+                let _ = self.weighing.probed(self.time(), &server, Some(200));
+                self.seconds += 1;
+                let to_do = self.weighing.step(self.time(), None);
+                (asked, self.kept_within) = (to_do.probe, to_do.kept_within);
+            }
+            assert_eq!(self.weighing.report().phase, "ramp");
+            self
+        }
+
+        /// The process is killed; the next one knows what was on disk.
+        fn restart(&mut self) {
+            let disk = serde_json::to_string(&self.weighing.kept()).unwrap();
+            self.service = Arc::new(Service::new(Name::new("web", "consulcatalog"), Settings::default(), self.start));
+            let since_start = self.time().since_start;
+            self.weighing = Weighing::new(Arc::clone(&self.service), since_start, serde_json::from_str(&disk).unwrap());
+        }
+
+        /// The phase, and which instances are canary.
+        fn seen(&self) -> (&'static str, Vec<String>) {
+            let arms = self.service.arms();
+            (self.weighing.report().phase, arms.of(Track::Canary).filter_map(|server| server.instance.clone()).collect())
         }
 
         fn servers(&self) -> Vec<Arc<Server>> {
@@ -310,5 +513,67 @@ mod tests {
         scene.weighing.configure(RolloutSettings { enabled: false, ..RolloutSettings::default() });
         scene.see(1, &[]);
         assert!(scene.servers().is_empty());
+    }
+
+    #[test]
+    fn a_restarted_proxy_goes_on_with_the_share_that_a_canary_has() {
+        let mut scene = Scene::new();
+        scene.ramp(100);
+        let (share, said) = (scene.service.ledger.share(), scene.weighing.report().said);
+        assert!(share > Share::ZERO);
+        scene.restart();
+        // An instance that is not passing just now has been there all the same.
+        let endpoints = [endpoint("a"), Endpoint { is_passing: false, ..endpoint("b") }];
+        let to_do = scene.sees(104, &endpoints);
+        assert_eq!((scene.seen(), scene.service.ledger.share()), (("suspended", vec!["b".to_owned()]), Share::ZERO));
+        assert!(to_do.probe.is_none());
+        let mut scene = Scene::new();
+        scene.ramp(100).restart();
+        assert_eq!(scene.see(50_000, &["a", "b"]), 2);
+        assert_eq!((scene.seen(), scene.service.ledger.share()), (("ramp", vec!["b".to_owned()]), share));
+        assert_eq!(scene.weighing.report().said, said);
+    }
+
+    #[test]
+    fn a_probe_whose_answer_nobody_heard_is_asked_again() {
+        let mut scene = Scene::new();
+        scene.see(1, &["a"]);
+        assert!(scene.sees(2, &["a", "b"].map(endpoint)).probe.is_some());
+        scene.restart();
+        assert!(scene.sees(2, &["a", "b"].map(endpoint)).probe.is_some());
+        assert_eq!(scene.seen(), ("probe", vec!["b".to_owned()]));
+    }
+
+    /// A ramp, a restart, and who is there then: the rest of the story in one sentence.
+    #[track_caller]
+    fn check_restart(there: &[&str], phase: &str, canaries: &[&str], said: &str) {
+        let mut scene = Scene::new();
+        scene.ramp(100).restart();
+        scene.see(200, there);
+        let (found, canary) = scene.seen();
+        assert_eq!((found, canary.iter().map(String::as_str).collect::<Vec<_>>()), (phase, canaries.to_vec()));
+        assert!(scene.weighing.report().said.contains(said), "{}", scene.weighing.report().said);
+        assert_eq!(scene.kept_within, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_happened_while_nobody_looked_ends_a_rollout_as_if_somebody_had() {
+        check_restart(&["a"], "", &[], "there is no canary any more");
+        check_restart(&["b"], "", &[], "the older instances have left");
+        check_restart(&["a", "c"], "probe", &["c"], "another version has taken the canary's place");
+        check_restart(&["c"], "", &[], "there is no canary any more");
+    }
+
+    #[test]
+    fn what_changed_is_on_disk_at_once_and_what_grows_within_seconds() {
+        let mut scene = Scene::new();
+        scene.see(1, &["a"]);
+        assert_eq!(scene.kept_within, Some(Duration::ZERO), "a first sight");
+        scene.see(2, &["a"]);
+        assert_eq!(scene.kept_within, None, "nothing new");
+        let to_do = scene.weighing.step(scene.time(), None);
+        assert_eq!(to_do.kept_within, Some(HOUR_KEPT_WITHIN));
+        scene.ramp(4);
+        assert_eq!(scene.weighing.step(scene.time(), None).kept_within, Some(KEPT_WITHIN));
     }
 }

@@ -143,6 +143,8 @@ pub struct Health {
     refused_in_row: AtomicU32,
     /// End of the ejection in milliseconds (0: not ejected), and how many there were.
     ejection: AtomicU64,
+    /// When the last ejection began, plus one; 0 when there was none.
+    ejected_ms: AtomicU64,
     /// The last ejection came with a refused connection: nobody listens.
     refusing: AtomicBool,
     /// When it was last re-admitted.
@@ -168,6 +170,7 @@ impl Health {
             failed_in_row: AtomicU32::new(0),
             refused_in_row: AtomicU32::new(0),
             ejection: AtomicU64::new(0),
+            ejected_ms: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
             readmitted_ms: AtomicU64::new(0),
             probe_ms: AtomicU64::new(0),
@@ -211,7 +214,8 @@ impl Health {
         Standing::Available { weight: if now_ms < eased_until { weight / 2 } else { weight } }
     }
 
-    /// Takes the one permit of a half-open server. Whoever has it must [`record`](Self::record) how the attempt ended.
+    /// Takes the one permit of a half-open server for an attempt that begins at `now`. Whoever has it must
+    /// [`record`](Self::record) how the attempt ended.
     pub fn try_probe(&self, now: Instant) -> bool {
         let now_ms = self.ms(now);
         let lease = self.probe_ms.load(Relaxed);
@@ -222,11 +226,14 @@ impl Health {
         self.probe_ms.compare_exchange(lease, end, Relaxed, Relaxed).is_ok()
     }
 
-    /// Counts how an attempt ended. `jitter` between -1 and 1 spreads the end of an ejection by up to a fifth.
-    pub fn record(&self, now: Instant, attempt: Attempt, jitter: f64) -> Option<Change> {
-        let now_ms = self.ms(now);
+    /// Counts how an attempt ended that had begun at `started`. `jitter` between -1 and 1 spreads the end of an ejection by up to
+    /// a fifth.
+    pub fn record(&self, now: Instant, started: Instant, attempt: Attempt, jitter: f64) -> Option<Change> {
+        let (now_ms, started_ms) = (self.ms(now), self.ms(started));
         match attempt {
             Attempt::Ok => self.succeeded(now_ms),
+            // What was under way when it was ejected is part of what ejected it, however late it ends.
+            Attempt::Failed | Attempt::Refused if started_ms + 1 < self.ejected_ms.load(Relaxed) => None,
             Attempt::Failed => self.failed(now_ms, 0, jitter),
             Attempt::Refused => self.failed(now_ms, 1, jitter),
             Attempt::TooMany => {
@@ -234,11 +241,11 @@ impl Health {
                 reset(&self.failed_in_row);
                 reset(&self.refused_in_row);
                 self.eased_until_ms.store(now_ms + millis(EASED_FOR), Relaxed);
-                self.release_probe();
+                self.return_permit(started_ms);
                 None
             }
             Attempt::Ignored => {
-                self.release_probe();
+                self.return_permit(started_ms);
                 None
             }
         }
@@ -352,10 +359,17 @@ impl Health {
         let after = ((now_ms + millis(period)) << COUNT_BITS) | times;
         // Whoever loses this race saw the same failures; one line is enough.
         self.ejection.compare_exchange(before, after, Relaxed, Relaxed).ok()?;
+        self.ejected_ms.store(now_ms + 1, Relaxed);
         reset(&self.failed_in_row);
         reset(&self.refused_in_row);
         self.release_probe();
         Some(Change::Ejected { because, period, times: times as u32 })
+    }
+
+    /// Gives the permit back if the attempt that began at `started_ms` has it: its lease tells.
+    fn return_permit(&self, started_ms: u64) {
+        // Otherwise somebody else has it, or nobody.
+        let _ = self.probe_ms.compare_exchange(started_ms + millis(PROBE_LEASE_MAX), 0, Relaxed, Relaxed);
     }
 
     fn release_probe(&self) {

@@ -27,7 +27,12 @@ impl Server {
     }
 
     fn record(&self, seconds: f64, attempt: Attempt) -> Option<Change> {
-        self.health.record(self.at(seconds), attempt, 0.0)
+        self.record_late(seconds, seconds, attempt)
+    }
+
+    /// An attempt that had begun at `started`.
+    fn record_late(&self, started: f64, seconds: f64, attempt: Attempt) -> Option<Change> {
+        self.health.record(self.at(seconds), self.at(started), attempt, 0.0)
     }
 
     fn record_all(&self, seconds: f64, attempts: &[Attempt]) -> Option<Change> {
@@ -125,11 +130,33 @@ fn a_lost_probe_gives_its_permit_back() {
     let server = Server::new(Start::Established);
     server.record_all(0.0, &[Refused, Refused]);
     assert!(server.health.try_probe(server.at(10.0)));
-    assert_eq!(server.record(10.1, Ignored), None);
+    assert_eq!(server.record_late(10.0, 10.1, Ignored), None);
     assert!(server.health.try_probe(server.at(10.2)));
     // Never recorded: the lease ends by itself.
     assert!(!server.health.try_probe(server.at(40.1)));
     assert!(server.health.try_probe(server.at(40.2)));
+}
+
+#[test]
+fn requests_from_before_an_ejection_do_not_decide_how_its_probe_fares() {
+    let server = Server::new(Start::Established);
+    server.record_all(1.0, &[Failed; 5]);
+    // A slow one that began before; it fails when the server is half-open.
+    assert_eq!(server.record_late(0.5, 11.5, Failed), None);
+    assert_eq!(server.standing(11.5), Standing::HalfOpen);
+    assert!(server.health.try_probe(server.at(12.0)));
+    for attempt in [Ignored, TooMany] {
+        assert_eq!(server.record_late(0.5, 12.5, attempt), None);
+        assert!(!server.health.try_probe(server.at(12.5)), "the permit is still out");
+    }
+    assert_eq!(server.record_late(12.0, 13.0, Ok), Some(Change::Readmitted));
+    // Nor do they eject it again.
+    for _ in 0..9 {
+        assert_eq!(server.record_late(0.5, 14.0, Failed), None);
+    }
+    // What was sent during the ejection, for want of others, does.
+    server.record_all(20.0, &[Failed; 5]);
+    assert!(matches!(server.record_late(25.0, 41.0, Failed), Some(Change::Ejected { because: Cause::HalfOpen, .. })));
 }
 
 #[test]
@@ -153,8 +180,8 @@ fn ejections_grow_to_five_minutes_and_are_forgiven_one_a_minute() {
 fn jitter_moves_the_end_by_a_fifth_at_most() {
     for (jitter, seconds) in [(-1.0, 8), (1.0, 12), (99.0, 12), (f64::NEG_INFINITY, 8)] {
         let server = Server::new(Start::Established);
-        server.health.record(server.born, Refused, jitter);
-        let change = server.health.record(server.born, Refused, jitter);
+        server.health.record(server.born, server.born, Refused, jitter);
+        let change = server.health.record(server.born, server.born, Refused, jitter);
         assert!(matches!(change, Some(Change::Ejected { period, .. }) if period.as_secs() == seconds), "{change:?}");
     }
 }

@@ -101,6 +101,8 @@ async fn run<E>(
         connection.graceful_shutdown();
     }
     let mut malformed = 0;
+    // How long a client may take for what is left of its answers once nothing else is expected of it.
+    let mut unsent_until = None;
     loop {
         let event = tokio::select! {
             biased;
@@ -125,6 +127,14 @@ async fn run<E>(
                 connection.graceful_shutdown();
                 is_ending = true;
                 idle_limit = DRAIN_IDLE_MAX;
+            }
+            // Nobody works on them any more, but a slow client has not got all of its answers yet. The connection ends by itself
+            // when it has.
+            Event::Idle if connection.has_streams() => {
+                let now = clock::now();
+                if now >= *unsent_until.get_or_insert(now + streams.write_timeout) {
+                    return;
+                }
             }
             Event::Drain | Event::Idle | Event::Over => return,
         }

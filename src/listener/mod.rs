@@ -35,7 +35,7 @@ use crate::routing::tcp::EntrypointRoutes;
 pub use accept::serve;
 pub use counters::{Counters, Refused};
 pub use drain::{DRAIN_IDLE_MAX, Drain, Phase};
-pub use facts::connection_of;
+pub use facts::{HEAD_LATE, connection_of, limit_head};
 pub(crate) use pipe::Pipe;
 pub use socket::{Bound, bind, inherited, keep_alive};
 

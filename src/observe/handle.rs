@@ -128,9 +128,13 @@ impl<K: Ord + Clone, V> Pool<K, V> {
         one
     }
 
-    /// Whether `key` is there or may be added.
+    /// Whether `key` is there or may be added. Makes room at the cost of those that only this still holds: what nobody came to
+    /// read of them is lost, which is better than never counting the ones that live.
     pub(super) fn has_room(&self, max: usize, key: &K) -> bool {
-        let all = lock(&self.0);
+        let mut all = lock(&self.0);
+        if all.len() >= max && !all.contains_key(key) {
+            all.retain(|_, one| Arc::strong_count(one) > 1);
+        }
         all.len() < max || all.contains_key(key)
     }
 

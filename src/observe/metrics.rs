@@ -45,6 +45,8 @@ pub struct Metrics {
     reloads: AtomicU64,
     problems: [AtomicU64; 2],
     consul: AtomicU8,
+    nomad: AtomicU8,
+    state_writable: AtomicU8,
     refused: Chain<&'static str, AtomicU64>,
     access_log_dropped: Arc<AtomicU64>,
     webhook_dropped: Arc<AtomicU64>,
@@ -100,6 +102,8 @@ impl Metrics {
             reloads: AtomicU64::new(0),
             problems: Default::default(),
             consul: AtomicU8::new(UNKNOWN),
+            nomad: AtomicU8::new(UNKNOWN),
+            state_writable: AtomicU8::new(UNKNOWN),
             refused: Chain::default(),
             access_log_dropped: Arc::default(),
             webhook_dropped: Arc::default(),
@@ -154,6 +158,16 @@ impl Metrics {
         self.consul.store(if is_up { YES } else { NO }, Ordering::Relaxed);
     }
 
+    /// Whether what Nomad said last is up to date. The gauge does not exist where Nomad is not asked.
+    pub fn set_nomad_up(&self, is_up: bool) {
+        self.nomad.store(if is_up { YES } else { NO }, Ordering::Relaxed);
+    }
+
+    /// Whether the state of rollouts can be written to disk.
+    pub fn set_state_writable(&self, is_writable: bool) {
+        self.state_writable.store(if is_writable { YES } else { NO }, Ordering::Relaxed);
+    }
+
     /// The certificates in use.
     pub fn set_certificates(&self, certificates: Vec<CertificateExpiry>) {
         *lock(&self.certificates) = certificates;
@@ -185,6 +199,7 @@ impl Metrics {
         let servers = self.servers.list();
         self.render_own(&mut out);
         self.render_servers(&mut out, &servers);
+        self.render_state(&mut out);
         self.render_webhook(&mut out);
         self.render_config(&mut out);
         self.render_requests(&mut out);
@@ -269,6 +284,20 @@ impl Metrics {
             for (outcome, count) in server.outcomes.iter() {
                 let labels = [("outcome", *outcome), ("server", &**url), ("service", &**service)];
                 family.count("", &labels, count.load(Ordering::Relaxed));
+            }
+        }
+    }
+
+    fn render_state(&self, out: &mut Exposition) {
+        match self.nomad.load(Ordering::Relaxed) {
+            UNKNOWN => {}
+            up => out.gauge("tidegate_nomad_up", "Whether Nomad answers and its event stream goes on.", f64::from(up == YES)),
+        }
+        match self.state_writable.load(Ordering::Relaxed) {
+            UNKNOWN => {}
+            is_writable => {
+                let help = "Whether the state of rollouts can be written to disk.";
+                out.gauge("tidegate_state_writable", help, f64::from(is_writable == YES));
             }
         }
     }
@@ -435,6 +464,7 @@ mod tests {
         let compile = Duration::from_millis(1);
         metrics.config_published(Published { now, generation: 1, routers: 3, services: 2, compile });
         metrics.set_consul_up(true);
+        metrics.set_state_writable(true);
         metrics.set_refused("head too large", 1);
         let (cn, serial, sans) = ("a.test".to_owned(), "1".to_owned(), "a.test,b.test".to_owned());
         metrics.set_certificates(vec![CertificateExpiry { cn, serial, sans, not_after: now }]);
@@ -460,7 +490,7 @@ mod tests {
     const OURS: &str = "tidegate_access_log_dropped_total tidegate_config_compile_seconds tidegate_config_generation
         tidegate_config_routers tidegate_config_services tidegate_consul_up tidegate_problems tidegate_refused_total
         tidegate_rollout_evidence tidegate_rollout_phase tidegate_rollout_share tidegate_rollout_threshold
-        tidegate_server_requests_total tidegate_webhook_dropped_total";
+        tidegate_server_requests_total tidegate_state_writable tidegate_webhook_dropped_total";
 
     const TRAEFIKS: &str = "
 traefik_config_last_reload_success Last config reload success
@@ -560,6 +590,20 @@ traefik_tls_certs_not_after Certificate expiration timestamp
         check(
             &text(&metrics),
             &[r#"traefik_router_requests_total{code="200",method="GET",protocol="http",router="kept@file",service="s@file"} 2"#],
+        );
+    }
+
+    #[test]
+    fn a_server_has_series_of_its_own_however_many_came_and_went_while_nobody_read() {
+        let metrics = all_switched_on();
+        for n in 0..SERVERS_MAX {
+            metrics.server("s@file", &format!("http://127.0.0.1:{n}")).record("ok");
+        }
+        let server = metrics.server("s@file", "http://127.0.0.2:1");
+        server.record("ok");
+        check(
+            &text(&metrics),
+            &[r#"tidegate_server_requests_total{outcome="ok",server="http://127.0.0.2:1",service="s@file"} 1"#],
         );
     }
 

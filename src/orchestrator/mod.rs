@@ -3,6 +3,17 @@
 //! Nothing of it is on the request path. The values below are what the rest of Tidegate knows of Nomad; its JSON stays in here.
 //! A [`View`] is folded from lists and the event stream.
 
+pub mod access;
+pub mod answer;
+pub mod client;
+pub mod connect;
+pub mod deploy;
+pub mod event;
+mod source;
+pub mod stream;
+pub mod view;
+pub mod watch;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -172,9 +183,9 @@ pub struct Job {
 /// Everything Nomad said, at one index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
-    /// By id: all active ones, and those that ended while we watched, up to a limit.
+    /// By id: all active ones, and the latest of those that ended.
     pub deployments: BTreeMap<String, Deployment>,
-    /// By id.
+    /// By id: all that run, and the latest of those that ended.
     pub allocations: BTreeMap<String, Allocation>,
     /// By namespace and id. A job that was purged is missing.
     pub jobs: BTreeMap<JobKey, Job>,

@@ -5,6 +5,7 @@
 //! keeps its last words; a file that was removed from a directory that can be read is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,7 +221,7 @@ struct Watched {
 impl Watched {
     /// Watches anew: directories come and go, and a watch stays with the old one.
     fn renew(self, settings: &FileProvider, sign: &mpsc::Sender<()>) -> Self {
-        match watch_places(&places(settings), sign) {
+        match watch_places(&places(settings), names(settings), sign) {
             Ok(watcher) => Self { watcher: Some(watcher), has_failed: false },
             Err(error) => {
                 if !self.has_failed {
@@ -233,7 +234,11 @@ impl Watched {
     }
 }
 
-fn watch_places(places: &BTreeSet<(PathBuf, bool)>, sign: &mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+fn watch_places(
+    places: &BTreeSet<(PathBuf, bool)>,
+    names: BTreeSet<OsString>,
+    sign: &mpsc::Sender<()>,
+) -> notify::Result<RecommendedWatcher> {
     let sign = sign.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Our own reading is no change.
@@ -242,6 +247,8 @@ fn watch_places(places: &BTreeSet<(PathBuf, bool)>, sign: &mpsc::Sender<()>) -> 
             EventKind::Access(_) => false,
             _ => true,
         });
+        let is_ours = |event: &notify::Event| event.paths.is_empty() || event.paths.iter().any(|path| may_matter(path, &names));
+        let is_change = is_change && event.as_ref().map_or(true, is_ours);
         if is_change {
             // A full channel has said it already.
             _ = sign.try_send(());
@@ -252,6 +259,23 @@ fn watch_places(places: &BTreeSet<(PathBuf, bool)>, sign: &mpsc::Sender<()>) -> 
         watcher.watch(place, mode)?;
     }
     Ok(watcher)
+}
+
+/// The names of what is read, those that its symbolic links lead to included.
+fn names(settings: &FileProvider) -> BTreeSet<OsString> {
+    let mut paths: Vec<PathBuf> = settings.filename.iter().cloned().collect();
+    if settings.directory.is_some() {
+        paths.extend(read(settings).files.into_keys().filter(|path| path.is_symlink()));
+    }
+    let targets: Vec<PathBuf> = paths.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    paths.iter().chain(&targets).filter_map(|path| path.file_name()).map(OsStr::to_owned).collect()
+}
+
+/// Whether a change of this path may change what is read. A log that is written beside it all the time does not; whatever is no
+/// plain file (any more) may.
+fn may_matter(path: &Path, names: &BTreeSet<OsString>) -> bool {
+    let is_named = path.file_name().is_none_or(|name| names.contains(name)) || has_known_ending(path);
+    is_named || !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 /// The directories in which a change may change what is read, and whether all below counts too.
@@ -452,5 +476,21 @@ mod tests {
         running.shows("conf/a.yaml=1").await;
         std::fs::write(running.path("conf/a.yaml"), [0xff]).unwrap();
         running.shows("conf/a.yaml=1 !conf/a.yaml").await;
+    }
+
+    #[test]
+    fn a_log_beside_the_files_is_no_reason_to_read_them() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for name in ["site.yaml", "access.log", "target"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(path("target"), path("dynamic")).unwrap();
+        std::fs::create_dir(path("more")).unwrap();
+        let settings = FileProvider { filename: Some(path("dynamic")), ..FileProvider::default() };
+        let names = names(&settings);
+        let mattering = ["site.yaml", "access.log", "target", "dynamic", "more", "gone"];
+        let found: Vec<&str> = mattering.into_iter().filter(|name| may_matter(&path(name), &names)).collect();
+        assert_eq!(found, ["site.yaml", "target", "dynamic", "more", "gone"]);
     }
 }

@@ -66,6 +66,11 @@ impl Attempt {
         self.hedge.as_ref().and_then(|hedge| hedge.substitute())
     }
 
+    /// The server that a hedge asked too, whatever came of it.
+    pub fn hedged_by(&self) -> Option<&Arc<Server>> {
+        self.hedge.as_ref().and_then(|hedge| hedge.asked())
+    }
+
     /// The server whose answer is heard: the one it was sent to, or the one that a hedge asked.
     pub fn answering(&self) -> &Arc<Server> {
         self.substitute().unwrap_or_else(|| self.guard.server())
@@ -95,7 +100,7 @@ impl Attempt {
             _ => Fared::Ok,
         };
         if let Some(substitute) = self.substitute().cloned() {
-            self.service.record_health(&substitute, now, fared);
+            self.service.record_health(&substitute, now, self.started, fared);
             self.settle(now, Fared::Ignored, Verdict::Slow);
             return;
         }
@@ -103,7 +108,7 @@ impl Attempt {
         if is_failure || is_stream || age >= self.judged_at {
             self.settle(now, fared, if is_failure { Verdict::Fail } else { Verdict::Ok });
         } else if self.progress == Progress::Waiting {
-            self.service.record_health(self.guard.server(), now, fared);
+            self.service.record_health(self.guard.server(), now, self.started, fared);
             self.progress = Progress::Answered(age);
         }
     }
@@ -130,18 +135,26 @@ impl Attempt {
             }
             // A client that left when the answer was overdue.
             Failure::ClientGone if self.age(now) >= self.judged_at => (Fared::Ignored, Verdict::Slow),
-            Failure::ClientGone | Failure::Internal | Failure::Stale | Failure::Unprocessed | Failure::Shielded => {
-                (Fared::Ignored, Verdict::Ignored)
-            }
+            Failure::ClientGone
+            | Failure::Internal
+            | Failure::Stale
+            | Failure::Unprocessed
+            | Failure::Shielded
+            | Failure::Paused => (Fared::Ignored, Verdict::Ignored),
         };
         self.settle(now, fared, verdict);
+    }
+
+    /// It ended at one of its server's addresses only, and goes on at another: nobody's failure.
+    pub fn withdrawn(&mut self, now: Instant) {
+        self.settle(now, Fared::Ignored, Verdict::Ignored);
     }
 
     /// It failed when somebody had begun to answer: that is what health hears of, whoever it was.
     fn failed_late(&mut self, now: Instant, failure: Failure) {
         let is_servers = matches!(failure, Failure::Broken | Failure::Silent | Failure::NotHttp | Failure::BodyBroken);
         if is_servers {
-            self.service.record_health(self.answering(), now, Fared::Failed);
+            self.service.record_health(self.answering(), now, self.started, Fared::Failed);
         }
         match std::mem::replace(&mut self.progress, Progress::Settled) {
             Progress::Waiting => {
@@ -154,7 +167,8 @@ impl Attempt {
         }
     }
 
-    fn age(&self, now: Instant) -> Duration {
+    /// How long it has been under way.
+    pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }
 
@@ -163,7 +177,7 @@ impl Attempt {
         if std::mem::replace(&mut self.progress, Progress::Settled) != Progress::Waiting {
             return;
         }
-        self.service.record_health(self.guard.server(), now, fared);
+        self.service.record_health(self.guard.server(), now, self.started, fared);
         let age = self.age(now);
         let verdict = if age >= self.judged_at && verdict != Verdict::Ignored { Verdict::Slow } else { verdict };
         self.testify(verdict, matches!(verdict, Verdict::Ok | Verdict::Slow).then_some(age));
@@ -265,6 +279,16 @@ mod tests {
         attempt.failed(bench.at(30), Failure::BodyBroken);
         drop(attempt);
         bench.expect((1, 1, 0), (2, 1));
+    }
+
+    #[test]
+    fn a_page_that_pauses_for_longer_than_we_wait_is_no_failure_of_its_server() {
+        let mut bench = bench();
+        let mut attempt = bench.begin();
+        attempt.answered(bench.at(10), 200, false);
+        attempt.failed(bench.at(1500), Failure::Paused);
+        drop(attempt);
+        bench.expect((1, 0, 0), (1, 0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Health and evidence hear of it from its [`Attempt`], however it ends. Metrics and access log hear of it in
 //! [`Context::close`], which the engine calls last: a request that panics, or is cut off when a drain is over, has no line.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -59,6 +60,10 @@ pub struct Context {
     pub stale: u32,
     /// Attempts among them that ended at a server where nobody listens.
     pub refused: u32,
+    /// The address that the attempt under way is dialled at.
+    pub address: Option<SocketAddr>,
+    /// Addresses of names that could not be dialled.
+    pub dead_addresses: Vec<SocketAddr>,
     /// Servers that this request is not sent to again.
     pub tried: Vec<Arc<Server>>,
     /// What the request left behind in the middlewares of its route.
@@ -118,6 +123,8 @@ impl Context {
             attempts: 0,
             stale: 0,
             refused: 0,
+            address: None,
+            dead_addresses: Vec::new(),
             tried: Vec::new(),
             memo: None,
             transform: None,
@@ -154,12 +161,30 @@ impl Context {
         }
     }
 
+    /// An attempt begins. What was measured of an earlier one is over.
+    pub fn begin(&mut self, attempt: Attempt, address: SocketAddr) {
+        self.attempts += 1;
+        self.address = Some(address);
+        self.seen.server = Some(Arc::clone(attempt.server()));
+        self.seen.origin_duration = Duration::ZERO;
+        self.attempt = Some(attempt);
+    }
+
+    /// The attempt under way is over, if there is one. Its answer may have ended with its head, which nobody is told.
+    fn settle_attempt(&mut self, now: Instant) {
+        if let Some(attempt) = self.attempt.take()
+            && self.seen.origin_duration.is_zero()
+        {
+            self.seen.origin_duration = attempt.age(now);
+        }
+    }
+
     /// A piece of a server's answer came, the last one if it has ended.
     pub fn origin_sent(&mut self, now: Instant, has_ended: bool) {
         let Some(attempt) = &mut self.attempt else { return };
         attempt.body_came(now, has_ended);
         if has_ended {
-            self.seen.origin_duration = now.saturating_duration_since(attempt.started());
+            self.seen.origin_duration = attempt.age(now);
         }
     }
 }
@@ -177,11 +202,7 @@ impl Context {
         };
         self.seen.request_bytes = session.body_bytes_read() as u64;
         self.seen.response_bytes = session.body_bytes_sent() as u64;
-        if let Some(attempt) = self.attempt.take()
-            && self.seen.origin_duration.is_zero()
-        {
-            self.seen.origin_duration = now.saturating_duration_since(attempt.started());
-        }
+        self.settle_attempt(now);
         self.count(shared, session, now);
         self.log(shared, session, now);
     }
@@ -312,8 +333,31 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::dynamic::MiddlewareKind;
+    use crate::config::dynamic::{Endpoint, MiddlewareKind};
+    use crate::health::Start;
     use crate::middleware;
+    use crate::names::Name;
+    use crate::routing::service::Settings;
+
+    #[test]
+    fn after_a_retry_the_log_tells_how_long_the_server_took_that_answered() {
+        let start = clock::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let endpoint = Endpoint::local(1);
+        let service = Arc::new(Service::new(Name::new("web", "file"), Settings::default(), start));
+        let server = Arc::new(Server::new(&endpoint, start, Start::Established));
+        let attempt = |now| Attempt::begin(&service, &server, None, now, Duration::from_secs(2));
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut context = Context::new(start, clock::wall());
+        context.begin(attempt(start), address);
+        // It failed.
+        context.attempt = None;
+        context.seen.origin_duration = Duration::from_millis(900);
+        // 204: nobody tells the end of a body that is not there.
+        context.begin(attempt(at(900)), address);
+        context.settle_attempt(at(905));
+        assert_eq!(context.seen.origin_duration, Duration::from_millis(5));
+    }
 
     #[test]
     fn a_compressed_body_is_whole_even_if_trailers_end_it() {

@@ -16,6 +16,7 @@ use super::failure::{self, Failure};
 use super::shared::Shared;
 use super::{answer, request, upstream};
 use crate::clock;
+use crate::listener::HEAD_LATE;
 
 /// The error by which a canary's failed answer is taken back, so that stable answers instead.
 pub const SHIELDED: ErrorType = ErrorType::Custom("shielded");
@@ -166,13 +167,22 @@ fn failure_of(error: &Error, is_reused: bool, has_head: bool) -> Failure {
     if *error.etype() == SHIELDED {
         return Failure::Shielded;
     }
+    if *error.etype() == HEAD_LATE {
+        return Failure::Silent;
+    }
     let is_unprocessed = error.retry == RetryType::Decided(true);
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, _) => Failure::ClientGone,
         (ErrorSource::Upstream, ErrorType::H2Error | ErrorType::H2Downgrade) if is_unprocessed && !has_head => {
             Failure::Unprocessed
         }
-        (_, ErrorType::ReadTimedout) if !has_head => Failure::Silent,
+        (_, ErrorType::ReadTimedout) => {
+            if has_head {
+                Failure::Paused
+            } else {
+                Failure::Silent
+            }
+        }
         (ErrorSource::Upstream, _) if has_head => Failure::BodyBroken,
         (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::InvalidH2) => Failure::NotHttp,
         (ErrorSource::Upstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) if is_reused => {
@@ -197,7 +207,7 @@ mod tests {
     #[test]
     fn an_answer_that_breaks_off_after_its_head_is_the_servers_failure_not_the_clients() {
         check(ErrorSource::Upstream, ErrorType::ConnectionClosed, true, true, Failure::BodyBroken);
-        check(ErrorSource::Upstream, ErrorType::ReadTimedout, false, true, Failure::BodyBroken);
+        check(ErrorSource::Upstream, ErrorType::ReadTimedout, false, true, Failure::Paused);
         check(ErrorSource::Downstream, ErrorType::WriteError, false, true, Failure::ClientGone);
     }
 

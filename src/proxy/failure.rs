@@ -1,5 +1,7 @@
 //! What went wrong with an attempt, whether it may be tried elsewhere, and what the client is told if not. Pure.
 
+use std::time::Duration;
+
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
 use pingora_error::{Error, ErrorType};
@@ -29,11 +31,17 @@ pub enum Failure {
     Shielded,
     /// The answer broke off after its head.
     BodyBroken,
+    /// The answer paused for longer than the engine waits for any byte, and was cut by us.
+    Paused,
     /// It was the client who left.
     ClientGone,
     /// Something else, ours.
     Internal,
 }
+
+/// A connection that was closed while nobody used it is found out within a round trip. A server that ends it later than this has
+/// most likely seen the request.
+const STALE_AGE_MAX: Duration = Duration::from_millis(200);
 
 /// What decides whether a failed attempt may be repeated on another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +57,13 @@ pub struct Repeat {
 }
 
 impl Failure {
+    /// The same, seen at the age of its attempt: a pooled connection that ends late, or with a request that nobody repeats, was
+    /// broken by its server as far as anybody can tell, and somebody must hear of it.
+    pub fn judged(self, age: Duration, is_repeatable: bool) -> Self {
+        let is_believed = is_repeatable && age <= STALE_AGE_MAX;
+        if self == Self::Stale && !is_believed { Self::Broken } else { self }
+    }
+
     /// Whether the request may be sent once more: any method if nobody has looked at it, after that only what is harmless twice.
     pub fn may_repeat(self, repeat: Repeat) -> bool {
         if repeat.attempts >= repeat.attempts_max {
@@ -58,7 +73,7 @@ impl Failure {
             Self::Refused | Self::Connect | Self::Distrusted | Self::ConnectTimeout | Self::Unprocessed => repeat.is_replayable,
             Self::Broken | Self::Stale | Self::Shielded => repeat.is_idempotent && repeat.is_replayable,
             // The client has waited long enough, or has seen bytes, or is gone.
-            Self::Silent | Self::NotHttp | Self::BodyBroken | Self::ClientGone | Self::Internal => false,
+            Self::Silent | Self::NotHttp | Self::BodyBroken | Self::Paused | Self::ClientGone | Self::Internal => false,
         }
     }
 
@@ -72,7 +87,7 @@ impl Failure {
             | Self::Unprocessed
             | Self::Shielded
             | Self::BodyBroken => 502,
-            Self::ConnectTimeout | Self::Silent => 504,
+            Self::ConnectTimeout | Self::Silent | Self::Paused => 504,
             Self::NotHttp | Self::Distrusted | Self::Internal => 500,
             Self::ClientGone => 499,
         }
@@ -139,6 +154,16 @@ mod tests {
         assert!(Failure::Broken.may_repeat(GET));
         assert!(!Failure::Broken.may_repeat(POST));
         assert!(!Failure::Broken.may_repeat(Repeat { is_replayable: false, ..GET }));
+    }
+
+    #[test]
+    fn a_server_that_crashes_on_a_request_is_not_mistaken_for_a_dead_pooled_connection() {
+        let (soon, late) = (Duration::from_millis(5), Duration::from_millis(500));
+        assert_eq!(Failure::Stale.judged(soon, true), Failure::Stale);
+        assert_eq!(Failure::Stale.judged(late, true), Failure::Broken);
+        // A POST: the client is told 502, so it was a failure whatever it was.
+        assert_eq!(Failure::Stale.judged(soon, false), Failure::Broken);
+        assert_eq!(Failure::Unprocessed.judged(late, false), Failure::Unprocessed);
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::protocols::l4::socket::SocketAddr as EngineAddress;
@@ -20,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use crate::clock;
+use crate::health::Attempt as Fared;
 use crate::routing::server::{InFlight, Server};
 
 /// A request longer than this (head and body) is not asked twice.
@@ -30,14 +33,25 @@ pub const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 /// Who may be asked when the canary is silent: picks a stable server, or nobody.
 pub type Substitute = dyn Fn() -> Option<Arc<Server>> + Send + Sync;
 
+/// Who is told that a server failed that was asked in the canary's place, and when it was asked.
+pub type Tell = dyn Fn(&Server, Instant, Fared) + Send + Sync;
+
 /// What became of a hedge, shared with the request that began it.
 #[derive(Debug, Default)]
-pub struct Outcome(OnceLock<Arc<Server>>);
+pub struct Outcome {
+    asked: OnceLock<Arc<Server>>,
+    has_answered: AtomicBool,
+}
 
 impl Outcome {
+    /// The server that was asked in the canary's place, if one was.
+    pub fn asked(&self) -> Option<&Arc<Server>> {
+        self.asked.get()
+    }
+
     /// The server that answered in the canary's place, if one did.
     pub fn substitute(&self) -> Option<&Arc<Server>> {
-        self.0.get()
+        self.asked.get().filter(|_| self.has_answered.load(Ordering::Acquire))
     }
 }
 
@@ -49,6 +63,8 @@ pub struct Dialler {
     pub dial_timeout: Duration,
     /// Who is asked then.
     pub substitute: Arc<Substitute>,
+    /// Who hears of it when that one fails.
+    pub tell: Arc<Tell>,
     /// Where to say what became of it.
     pub outcome: Arc<Outcome>,
 }
@@ -85,6 +101,8 @@ impl Dialler {
             second: Second::Waiting(patience),
             sent: Vec::new(),
             substitute: Arc::clone(&self.substitute),
+            tell: Arc::clone(&self.tell),
+            asked_at: None,
             outcome: Arc::clone(&self.outcome),
             dial_timeout: self.dial_timeout,
         }
@@ -96,6 +114,17 @@ async fn dial(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
         tokio::time::timeout(timeout, TcpStream::connect(address)).await.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// What it says of a server that it could not be dialled. Nothing when we are out of sockets.
+fn undialled(kind: io::ErrorKind) -> Option<Fared> {
+    match kind {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Some(Fared::Refused)
+        }
+        io::ErrorKind::TimedOut | io::ErrorKind::ConnectionReset => Some(Fared::Failed),
+        _ => None,
+    }
 }
 
 type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + Sync>>;
@@ -123,6 +152,8 @@ struct Hedged {
     /// Everything the engine wrote, as long as the other attempt may need it.
     sent: Vec<u8>,
     substitute: Arc<Substitute>,
+    tell: Arc<Tell>,
+    asked_at: Option<Instant>,
     outcome: Arc<Outcome>,
     dial_timeout: Duration,
 }
@@ -154,8 +185,9 @@ impl Hedged {
                 Second::Dialling(dial, ..) => {
                     let Poll::Ready(result) = dial.as_mut().poll(cx) else { return };
                     let Second::Dialling(_, guard) = std::mem::replace(&mut self.second, Second::Gone) else { return };
-                    if let Ok(stream) = result {
-                        self.second = Second::Asked { stream, written: 0, guard };
+                    match result {
+                        Ok(stream) => self.second = Second::Asked { stream, written: 0, guard },
+                        Err(error) => self.tell_of(guard.server(), undialled(error.kind())),
                     }
                 }
                 Second::Asked { stream, written, .. } => {
@@ -163,7 +195,7 @@ impl Hedged {
                     match Pin::new(stream).poll_write(cx, rest) {
                         Poll::Pending => return,
                         Poll::Ready(Ok(count)) if count > 0 => *written += count,
-                        Poll::Ready(_) => self.give_up_second(),
+                        Poll::Ready(_) => self.second_failed(),
                     }
                 }
                 Second::Gone => return,
@@ -172,9 +204,12 @@ impl Hedged {
     }
 
     /// Begins to ask somebody else, if there is somebody.
-    fn ask(&self) -> Second {
+    fn ask(&mut self) -> Second {
         let Some(server) = (self.substitute)() else { return Second::Gone };
         let Some(address) = server.address() else { return Second::Gone };
+        self.asked_at = Some(clock::now());
+        // Asked once.
+        let _ = self.outcome.asked.set(Arc::clone(&server));
         let timeout = self.dial_timeout;
         Second::Dialling(Box::pin(async move { dial(address, timeout).await }), server.enter())
     }
@@ -189,13 +224,26 @@ impl Hedged {
         self.sent = Vec::new();
     }
 
+    /// Stable broke off. If it had begun to answer it is the attempt's answer that broke off, which others tell of.
+    fn second_failed(&mut self) {
+        if let Second::Asked { guard, .. } = &self.second
+            && self.outcome.substitute().is_none()
+        {
+            self.tell_of(guard.server(), Some(Fared::Failed));
+        }
+        self.give_up_second();
+    }
+
+    fn tell_of(&self, server: &Server, fared: Option<Fared>) {
+        if let (Some(fared), Some(asked_at)) = (fared, self.asked_at) {
+            (self.tell)(server, asked_at, fared);
+        }
+    }
+
     /// Stable answered: the canary's stream is dropped. What stable has not got of the request yet, it still gets.
     fn second_won(&mut self) {
         self.first = None;
-        if let Second::Asked { guard, .. } = &self.second {
-            // A second time it is the same server.
-            let _ = self.outcome.0.set(Arc::clone(guard.server()));
-        }
+        self.outcome.has_answered.store(true, Ordering::Release);
     }
 
     /// Remembers what the canary got, for the other attempt; a long request has none.
@@ -219,7 +267,11 @@ impl Hedged {
             Second::Asked { stream, written, .. } => {
                 self.sent = Vec::new();
                 *written = 0;
-                Pin::new(stream).poll_write(cx, bytes)
+                let result = Pin::new(stream).poll_write(cx, bytes);
+                if matches!(result, Poll::Ready(Err(_))) {
+                    self.second_failed();
+                }
+                result
             }
             Second::Waiting(_) | Second::Gone => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
@@ -256,12 +308,13 @@ impl AsyncRead for Hedged {
         };
         if result.is_ok() && buffer.filled().len() > before {
             this.second_won();
-        } else if this.first.is_some() {
-            // It was stable that broke off: the canary goes on having its time.
-            this.give_up_second();
-            return Poll::Pending;
+            return Poll::Ready(result);
         }
-        Poll::Ready(result)
+        if this.outcome.substitute().is_none() {
+            this.second_failed();
+        }
+        // If it was stable alone that broke off, the canary goes on having its time.
+        if this.first.is_some() { Poll::Pending } else { Poll::Ready(result) }
     }
 }
 
@@ -298,12 +351,12 @@ impl AsyncWrite for Hedged {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Mutex;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::clock;
     use crate::config::dynamic::Endpoint;
     use crate::health::Start;
 
@@ -318,6 +371,8 @@ mod tests {
         stable: TcpListener,
         server: Arc<Server>,
         outcome: Arc<Outcome>,
+        /// What was told of stable.
+        told: Arc<Mutex<Vec<Fared>>>,
     }
 
     /// A canary that has `patience` of time, and stable beside it.
@@ -326,15 +381,18 @@ mod tests {
         let (canary, stable) = (listen().await.unwrap(), listen().await.unwrap());
         let server = server(stable.local_addr().unwrap());
         let (asked, outcome) = (Arc::clone(&server), Arc::<Outcome>::default());
+        let told = Arc::<Mutex<Vec<Fared>>>::default();
+        let telling = Arc::clone(&told);
         let dialler = Dialler {
             patience,
             dial_timeout: SOON,
             substitute: Arc::new(move || Some(Arc::clone(&asked))),
+            tell: Arc::new(move |_, _, fared| telling.lock().unwrap().push(fared)),
             outcome: Arc::clone(&outcome),
         };
         let first = dial(canary.local_addr().unwrap(), SOON).await.unwrap();
         let hedged = dialler.hedge(first, Box::pin(tokio::time::sleep(patience)));
-        Scene { hedged, canary: canary.accept().await.unwrap().0, stable, server, outcome }
+        Scene { hedged, canary: canary.accept().await.unwrap().0, stable, server, outcome, told }
     }
 
     fn server(address: SocketAddr) -> Arc<Server> {
@@ -373,7 +431,7 @@ mod tests {
 
     #[tokio::test]
     async fn stable_answers_when_the_canary_is_silent_and_the_canary_is_let_go() {
-        let Scene { mut hedged, mut canary, stable, outcome, server } = scene(Duration::ZERO).await;
+        let Scene { mut hedged, mut canary, stable, outcome, server, told } = scene(Duration::ZERO).await;
         hedged.write_all(HEAD).await.unwrap();
         let answer = async {
             let mut stable = accept(&stable).await;
@@ -388,13 +446,14 @@ mod tests {
         assert_eq!(hear(&mut canary, HEAD.len() + 1).await.as_bytes(), HEAD);
         drop(stable);
         assert_eq!(hear(&mut hedged, 1).await, "");
+        assert_eq!(*told.lock().unwrap(), [], "it is the attempt's own answer that ended");
         drop(hedged);
         assert_eq!(server.in_flight(), 0);
     }
 
     #[tokio::test]
     async fn a_late_canary_that_still_answers_first_is_heard_and_stable_is_let_go() {
-        let Scene { mut hedged, mut canary, stable, outcome, server } = scene(Duration::ZERO).await;
+        let Scene { mut hedged, mut canary, stable, outcome, server, .. } = scene(Duration::ZERO).await;
         hedged.write_all(HEAD).await.unwrap();
         let answer = async {
             let mut stable = accept(&stable).await;
@@ -464,21 +523,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stable_that_cannot_be_dialled_or_breaks_off_leaves_the_canary_its_time() {
-        for accepts in [false, true] {
-            let Scene { mut hedged, mut canary, stable, outcome, .. } = scene(Duration::ZERO).await;
+    async fn stable_that_cannot_be_dialled_or_breaks_off_leaves_the_canary_its_time_and_is_told_of() {
+        for (accepts, expected) in [(false, Fared::Refused), (true, Fared::Failed)] {
+            let Scene { mut hedged, mut canary, stable, outcome, told, server } = scene(Duration::ZERO).await;
+            let stable = accepts.then_some(stable);
             hedged.write_all(HEAD).await.unwrap();
-            let answer = async move {
-                if accepts {
-                    drop(accept(&stable).await);
+            let answer = async {
+                if let Some(stable) = &stable {
+                    drop(accept(stable).await);
                 }
-                drop(stable);
+                while told.lock().unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
                 canary.write_all(b"canary").await.unwrap();
                 canary
             };
-            let (heard, _canary) = tokio::join!(hear(&mut hedged, 6), answer);
+            let (heard, _canary) =
+                tokio::time::timeout(SOON, async { tokio::join!(hear(&mut hedged, 6), answer) }).await.unwrap();
             assert_eq!(heard, "canary");
+            assert_eq!(*told.lock().unwrap(), [expected]);
             assert!(outcome.substitute().is_none());
+            assert!(outcome.asked().is_some_and(|asked| Arc::ptr_eq(asked, &server)), "it is not asked again");
         }
     }
 

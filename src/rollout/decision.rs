@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::evidence::{ACT_AT, could_have_missed};
+use super::evidence::{ACT_AT, DOUBT_AT, could_have_missed};
 use super::ledger::TRIP_AFTER;
 use super::reader::Counts;
 use super::trial::ENVIRONMENT_MAX;
@@ -60,6 +60,7 @@ pub enum Why {
     Suspected(Suspicion),
     Environment { stable: Counts, times: u8 },
     Chance { attempts: u32, tolerated: f64 },
+    Dismissed { evidence: f64, probes: Counts },
     AnswersAgain { good: u8 },
     Blamed { stable: Counts },
     DoesNotAnswer { after: Duration },
@@ -155,6 +156,7 @@ pub enum Suspicion {
     ArmDown { fit: u16, instances: u16 },
     FailsMore { evidence: f64, canary: Counts, stable: Counts },
     FailsOften { evidence: f64, canary: Counts, tolerated: f64 },
+    Doubtful { evidence: f64, canary: Counts, tolerated: f64 },
     SlowInRow { slow: u32, limit: Duration },
     Slower { evidence: f64, canary: Counts, stable: Counts, limit: Duration },
 }
@@ -176,6 +178,11 @@ impl fmt::Display for Suspicion {
             Self::FailsOften { evidence, canary, tolerated } => {
                 let allowed = tolerated * 100.0;
                 write!(f, "{}, stable's last hour allows {allowed:.1} % ({})", Failed(canary), Evidence(*evidence))
+            }
+            Self::Doubtful { evidence, canary, tolerated } => {
+                let allowed = tolerated * 100.0;
+                write!(f, "{}, stable's last hour allows {allowed:.1} %: a doubt, so it is asked by ourselves ", Failed(canary))?;
+                write!(f, "(evidence {evidence:.0}, {DOUBT_AT:.0} doubts, {ACT_AT:.0} acts)")
             }
             Self::SlowInRow { slow, limit } => {
                 write!(f, "{slow} canary requests in a row had no answer after {} while stable answers in time", Seconds(limit))
@@ -214,6 +221,10 @@ impl fmt::Display for Why {
                     f,
                     "{TRIP_AFTER} failures in a row can be chance in {attempts} canary requests where stable fails {rate:.1} %"
                 )
+            }
+            Self::Dismissed { evidence, probes } => {
+                let Counts { all, fail, .. } = probes;
+                write!(f, "stable is well, and {fail} of {all} probes failed: too little to blame it ({})", Evidence(*evidence))
             }
             Self::AnswersAgain { good } => write!(f, "it answered {good} probes in a row in time"),
             Self::Blamed { stable } => {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Situation;
 use super::decision::{Decision, Why};
-use super::evidence::{Hour, Recent};
+use super::evidence::{ACT_AT, Hour, Rate, Recent, tolerated_rate};
 use super::phase::Phase;
 use super::policy::Policy;
 use super::reader::{Counts, Live, Tally};
@@ -58,6 +58,20 @@ impl Arm {
     }
 }
 
+/// What somebody above wants of the share: a deployment that is held, or a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// What the canary has earned.
+    #[default]
+    Judge,
+    /// None, for now.
+    Withhold,
+    /// No more than another service of the same instances has: they share one fate.
+    AtMost(Share),
+    /// Everything, so that stable can go; as long as the canary bears it.
+    AllToCanary,
+}
+
 /// How one probe was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probed {
@@ -79,15 +93,27 @@ pub struct Machine {
     hour: Hour,
     recent: Recent,
     trial: Option<Trial>,
+    /// What everybody shows after a promotion, against what the hour before allowed.
+    watch: Option<Watch>,
+    #[serde(skip)]
+    direction: Direction,
     stepped: Duration,
     begun: u32,
-    /// Trips of this process's ledger that have been dealt with.
+    /// Trips of this ledger that have been dealt with.
     #[serde(skip)]
     trips: u16,
     said: String,
     /// What a person decided and the next step does.
     #[serde(skip)]
     steered: Option<Steered>,
+}
+
+/// The evidence that a version which has been promoted fails more often than the hour before it allowed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Watch {
+    since: Duration,
+    rate: Rate,
+    seen: Counts,
 }
 
 impl Machine {
@@ -156,7 +182,40 @@ impl Machine {
 
     /// The canary's share.
     pub fn share(&self) -> Share {
+        let Some(trial) = &self.trial else { return Share::ZERO };
+        match self.direction {
+            Direction::Judge => trial.share(),
+            Direction::Withhold => Share::ZERO,
+            Direction::AtMost(most) => trial.share().min(most),
+            Direction::AllToCanary if trial.is_borne() => Share::ALL,
+            Direction::AllToCanary => trial.share(),
+        }
+    }
+
+    /// What it has earned, whatever its direction.
+    pub fn earned(&self) -> Share {
         self.trial.as_ref().map_or(Share::ZERO, Trial::share)
+    }
+
+    /// From the next step on the share goes in this direction.
+    pub fn direct(&mut self, direction: Direction) {
+        self.direction = direction;
+    }
+
+    /// Another instance has taken the canary's place, though of the same version: it begins anew with the next step.
+    pub fn restart(&mut self) {
+        self.trial = None;
+    }
+
+    /// The canary has been promoted: from now on everybody's failures are held against what the last hour allows.
+    pub fn watch(&mut self, now: Duration) {
+        let rate = Rate::new(tolerated_rate(self.hour.sum(now)));
+        self.watch = Some(Watch { since: now, rate, seen: Counts::default() });
+    }
+
+    /// Ends what [`Self::watch`] began.
+    pub fn end_watch(&mut self) {
+        self.watch = None;
     }
 
     /// The version of the canary that is judged, if there is one.
@@ -182,14 +241,29 @@ impl Machine {
     /// Where it stands, for metrics, the API and people.
     pub fn report(&self) -> Report {
         let stable_hour = self.hour.sum(self.stepped);
+        let (evidence_watch, watched) = self.watch.as_ref().map(|watch| (watch.rate.value(), watch.seen)).unwrap_or_default();
+        let said = self.said.clone();
         let rate = self.recent.rate();
-        let report = Report { said: self.said.clone(), stable_hour, rate, ..Report::default() };
-        match &self.trial {
+        let report = Report { said, stable_hour, rate, evidence_watch, watched, threshold: ACT_AT, ..Report::default() };
+        let report = match &self.trial {
             Some(trial) => Report {
                 anomaly: self.recent.is_anomalous(trial.tolerated()),
                 ..trial.report(self.stepped, &self.policy, report)
             },
             None => report,
+        };
+        Report { share: self.share().fraction(), ..report }
+    }
+
+    /// Begins to be stepped, or goes on after a time in which nobody looked: that time is no part of a step, a suspension or a
+    /// silence, and the probe whose answer nobody heard is asked again. Stable's hour is an hour all the same. `trips` of
+    /// the ledger, as far as they are dealt with.
+    pub(super) fn go_on(&mut self, now: Duration, trips: u16) {
+        let gap = now.saturating_sub(self.stepped);
+        (self.stepped, self.trips) = (now, trips);
+        self.recent.skip(gap);
+        if let Some(trial) = &mut self.trial {
+            trial.skip(gap);
         }
     }
 
@@ -203,6 +277,10 @@ impl Machine {
 
     fn take_in(&mut self, tallies: &[Tally]) {
         for tally in tallies {
+            if let Some(watch) = self.watch.as_mut().filter(|watch| tally.opened >= watch.since) {
+                watch.rate.add(tally.stable_all());
+                watch.seen += tally.stable_all();
+            }
             self.hour.add(tally.opened, tally.stable_all());
             self.recent.add(tally);
         }
@@ -267,8 +345,12 @@ pub struct Report {
     pub good_probes: u8,
     /// It is suspended for failures: stable is asked how it does at the same time. Else for slowness, and probes tell.
     pub confirms: bool,
+    /// It is suspended on a doubt: how it answered our own requests so far.
+    pub doubt_probes: Option<Counts>,
     /// What stable did over the time that a suspension looks at.
     pub span_stable: Counts,
+    /// Stable's attempts among them since the share was taken away.
+    pub span_after: u32,
     /// It is put off, and begins anew in so many seconds.
     pub begins_anew_seconds: Option<f64>,
     /// Evidence that it fails more than stable at the same time (test C).
@@ -279,6 +361,10 @@ pub struct Report {
     pub evidence_slow: f64,
     /// Evidence that it fails less than stable.
     pub evidence_better: f64,
+    /// Evidence that what was promoted fails more than the hour before allowed; 0 when nobody watches.
+    pub evidence_watch: f64,
+    /// What was seen since the promotion.
+    pub watched: Counts,
     /// What each evidence must reach to act.
     pub threshold: f64,
     /// The failure rate that stable's hour allows.

@@ -22,11 +22,11 @@ use std::time::Duration;
 
 pub use decision::{Decision, Outcome, Why};
 pub use ledger::{Draw, Ledger, Verdict};
-pub use machine::{Arm, Machine, Nature, Probed, Report, Seen};
+pub use machine::{Arm, Direction, Machine, Nature, Probed, Report, Seen};
 pub use policy::Policy;
 pub use steer::{Pointless, Steer, Steered};
 
-use reader::{Reader, Tally};
+use reader::{Live, Reader, Tally};
 
 /// Control's handle on one service's rollout: reads the ledger, asks the machine, sets the share.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Rollout {
     machine: Machine,
     reader: Reader,
     begun: u32,
+    /// Told from outside that the canary failed several times in a row.
+    is_tripped: bool,
 }
 
 /// What control knows about the two arms at a step.
@@ -52,9 +54,11 @@ pub struct Situation<'a> {
 }
 
 impl Rollout {
-    /// Takes over a machine: a new one, or one read from disk.
-    pub fn new(now: Duration, ledger: &Ledger, machine: Machine) -> Self {
-        Self { reader: Reader::new(now, ledger), begun: machine.begun(), machine }
+    /// Takes over a machine: a new one, or one read from disk, which goes on where it was.
+    pub fn new(now: Duration, ledger: &Ledger, mut machine: Machine) -> Self {
+        // A trip set before is not dealt with.
+        machine.go_on(now, ledger.trips().wrapping_sub(1));
+        Self { reader: Reader::new(now, ledger), begun: machine.begun(), machine, is_tripped: false }
     }
 
     /// One step, at the latest after [`Machine::step_within`], and at once when instances or a probe's answer arrive. The ledger's
@@ -65,7 +69,11 @@ impl Rollout {
         let mut tallies: Vec<Tally> = Vec::new();
         let settled = self.machine.policy().judged_at;
         self.reader.turn(now, ledger, self.machine.share(), self.machine.trips(), settled, &mut tallies);
-        let seen = Seen { tallies: &tallies, live: self.reader.live(ledger), situation };
+        let mut live = self.reader.live(ledger);
+        if std::mem::take(&mut self.is_tripped) && !live.tripped {
+            live = Live { tripped: true, failing_from: now, ..live };
+        }
+        let seen = Seen { tallies: &tallies, live, situation };
         let before = self.machine.share();
         let decisions = self.machine.step(now, &seen);
         if self.machine.begun() != self.begun {
@@ -83,6 +91,16 @@ impl Rollout {
     /// Goes on under another policy.
     pub fn set_policy(&mut self, policy: Policy) {
         self.machine.set_policy(policy);
+    }
+
+    /// What counts as several failures of the canary in a row has happened outside of any request; the next step acts on it.
+    pub fn trip(&mut self) {
+        self.is_tripped = true;
+    }
+
+    /// The machine, to be directed: what is asked of it takes effect with the next step.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
     }
 
     /// A person decides; the next step, which must come at once, does it.

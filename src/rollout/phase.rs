@@ -77,6 +77,9 @@ pub struct Suspension {
     pub lately: Counts,
     /// Since when that counts.
     pub lately_from: Duration,
+    /// Stable's attempts since the share was taken away.
+    #[serde(default)]
+    pub after: u32,
     /// The step to go back to; none means [`Phase::Earned`].
     pub step: Option<usize>,
     /// Several requests in a row failed or hung: how it was seen, which a few among many may do by chance.
@@ -85,6 +88,12 @@ pub struct Suspension {
     pub good: u8,
     /// When a probe was last answered in time, or the suspension began.
     pub answered: Duration,
+    /// What our own requests saw in a doubt, and when the last of them was told.
+    #[serde(default)]
+    pub probes: Counts,
+    /// See `probes`.
+    #[serde(default)]
+    pub probed: Duration,
 }
 
 /// What ends a suspension.
@@ -92,6 +101,8 @@ pub struct Suspension {
 pub enum Ends {
     /// It failed: CONFIRM asks how stable does at the same time.
     Confirmed,
+    /// It failed a little too often to go on, and not often enough to be blamed: CONFIRM asks stable, and probes ask the canary.
+    Weighed,
     /// It was slow: probes tell when it answers in time again.
     Probed,
 }

@@ -60,18 +60,24 @@ pub(super) struct Instances {
 
 /// No instance gets more than so many times its part while a canary is being judged.
 const OVERLOAD_MAX: f64 = 1.5;
-/// The floor that makes a step end within [`FLOOR_SPAN`] never exceeds this share.
-const FLOOR_MAX: f64 = 0.5;
+/// Canary attempts that thin traffic is to give in [`FLOOR_SPAN`]. The evidence needs attempts, not time, so a lower share spares users no
+/// failure; it only sees them later. A canary that fails one in five shows 24 failures among 120 attempts, of which the
+/// tests miss one in ten thousand where stable fails 1 %; of 40 they would miss one in ten.
+const FLOOR_REQUESTS: f64 = 120.0;
 const FLOOR_SPAN: Duration = Duration::from_secs(60);
+/// The floor never exceeds this share: what one instance of two may carry (see [`OVERLOAD_MAX`]) ...
+pub(super) const FLOOR_MAX: f64 = 0.75;
+/// ... and this one while stable's hour says too little for test H: test C is best at even shares.
+pub(super) const FLOOR_MAX_BLIND: f64 = 0.5;
 
 impl Policy {
     /// The share of a step: as planned, more when traffic is too thin to judge it within a minute, less when a single instance of
     /// the canary would be overrun, and, when older instances leave already (a rolling update), so much that those that are
-    /// left are not. `rate` in requests a second.
-    pub(super) fn share(&self, step: usize, rate: f64, instances: Instances) -> Share {
+    /// left are not. `rate` in requests a second, `floor_max` one of [`FLOOR_MAX`] and [`FLOOR_MAX_BLIND`].
+    pub(super) fn share(&self, step: usize, rate: f64, floor_max: f64, instances: Instances) -> Share {
         let Instances { canaries, stables, stables_before } = instances;
         let planned = self.steps.get(step).or(self.steps.last()).copied().unwrap_or(Share::ALL).fraction();
-        let floor = (f64::from(self.step_requests_min) / (rate.max(0.001) * FLOOR_SPAN.as_secs_f64())).min(FLOOR_MAX);
+        let floor = (FLOOR_REQUESTS / (rate.max(0.001) * FLOOR_SPAN.as_secs_f64())).min(floor_max);
         let needed = 1.0 - OVERLOAD_MAX * f64::from(stables) / f64::from(stables_before.max(stables).max(1));
         Share::from_fraction(planned.max(floor).min(OVERLOAD_MAX * fair(canaries, stables)).max(needed))
     }
@@ -95,7 +101,7 @@ mod tests {
     #[track_caller]
     fn check_rolling(rate: f64, canaries: u16, stables: u16, stables_before: u16, expected: [f64; 3]) {
         let (policy, instances) = (Policy::default(), Instances { canaries, stables, stables_before });
-        let shares = [0, 1, 2].map(|step| policy.share(step, rate, instances).fraction() * 100.0);
+        let shares = [0, 1, 2].map(|step| policy.share(step, rate, FLOOR_MAX, instances).fraction() * 100.0);
         assert!(shares.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.01), "{shares:?}");
     }
 
@@ -106,9 +112,10 @@ mod tests {
 
     #[test]
     fn thin_traffic_raises_the_first_shares() {
-        check(10.0, 1, 1, [6.67, 20.0, 50.0]);
-        check(3.0, 1, 1, [22.22, 22.22, 50.0]);
-        check(0.0, 1, 1, [50.0, 50.0, 50.0]);
+        check(20.0, 1, 1, [10.0, 20.0, 50.0]);
+        check(10.0, 1, 1, [20.0, 20.0, 50.0]);
+        check(3.0, 1, 1, [66.67, 66.67, 66.67]);
+        check(0.0, 1, 1, [75.0, 75.0, 75.0]);
     }
 
     #[test]

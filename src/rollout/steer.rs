@@ -140,10 +140,12 @@ impl Trial {
     /// What was seen until now is not held against it.
     pub(super) fn forget(&mut self, cx: &Context<'_>) {
         self.rate.reset();
+        self.doubted = None;
         self.failures.reset();
         self.better.reset();
         (self.canary, self.stable) = (Counts::default(), Counts::default());
         (self.failed_from, self.stable_since_failure) = (None, Counts::default());
+        self.rows = 0;
         self.evidence_from = cx.now;
     }
 }

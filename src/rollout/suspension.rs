@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::decision::{Suspicion, Why};
-use super::evidence::{CONFIRM_MIN, rows_are_chance, stable_was_ill, stable_was_well};
+use super::evidence::{ACT_AT, CONFIRM_MIN, rows_are_chance, stable_was_ill, stable_was_well};
 use super::phase::{Ends, Phase, Suspension};
 use super::policy::Latency;
+use super::reader::Counts;
 use super::trial::{Context, ENVIRONMENT_MAX, HOLD, PROBES_GOOD, Trial, UNCLEAR_AFTER};
 use crate::names::Share;
 
@@ -19,6 +20,9 @@ const WELL_FOR: Duration = Duration::from_secs(20);
 pub(super) const UNCLEAR_THIN_AFTER: Duration = Duration::from_secs(3600);
 /// New beginnings that end the same way, before it is no longer judged.
 const HOLDS_MAX: u8 = 3;
+/// Our own requests to a canary in doubt. One that fails a fifth of everything fails none of them in one case of
+/// ninety; one that is as good as stable gets its share back after them.
+pub(super) const DOUBT_PROBES: u32 = 20;
 /// CONFIRM looks at the whole span of the evidence, and at so much of its end apart.
 const LATELY: Duration = Duration::from_secs(10);
 
@@ -29,11 +33,15 @@ impl Trial {
         let row_from = if let Suspicion::InRow { .. } = suspicion { cx.seen.live.failing_from } else { cx.now };
         let evidence_from = match (suspicion, self.failed_from) {
             // These look back over the whole trial.
-            (Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. }, Some(from)) => from,
+            (Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. } | Suspicion::Doubtful { .. }, Some(from)) => from,
             _ => recent.first_canary_failure(self.evidence_from).unwrap_or_else(|| recent.end().min(row_from)),
         };
         let stable = match suspicion {
-            Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. } if self.failed_from.is_some() => self.stable_since_failure,
+            Suspicion::FailsMore { .. } | Suspicion::FailsOften { .. } | Suspicion::Doubtful { .. }
+                if self.failed_from.is_some() =>
+            {
+                self.stable_since_failure
+            }
             _ => recent.stable(evidence_from),
         };
         let lately_from = evidence_from.max(row_from.min(recent.end().saturating_sub(LATELY)));
@@ -41,8 +49,21 @@ impl Trial {
         let (at, answered) = (cx.now, cx.now);
         let in_row = matches!(suspicion, Suspicion::InRow { .. } | Suspicion::SlowInRow { .. });
         self.rows += u32::from(matches!(suspicion, Suspicion::InRow { .. }));
-        let suspension = Suspension { ends, at, evidence_from, stable, lately, lately_from, step, in_row, good: 0, answered };
-        self.phase = Phase::Suspended(suspension);
+        self.phase = Phase::Suspended(Suspension {
+            ends,
+            at,
+            evidence_from,
+            stable,
+            lately,
+            lately_from,
+            after: 0,
+            step,
+            in_row,
+            good: 0,
+            answered,
+            probes: Counts::default(),
+            probed: at,
+        });
         self.probe_due = false;
         self.say(cx, Share::ZERO, Why::Suspected(suspicion));
     }
@@ -52,6 +73,10 @@ impl Trial {
         let (stable, ends, since) = (suspension.stable, suspension.ends, cx.now.saturating_sub(suspension.at));
         match ends {
             Ends::Confirmed => self.confirm(cx),
+            Ends::Weighed => {
+                self.doubt(cx);
+                self.confirm(cx);
+            }
             Ends::Probed => self.probe_again(cx),
         }
         let unclear =
@@ -65,12 +90,19 @@ impl Trial {
     /// the canary gets its share back when stable is well again.
     fn confirm(&mut self, cx: &mut Context<'_>) {
         let Phase::Suspended(suspension) = &self.phase else { return };
-        let Suspension { stable, lately, step, at, in_row, .. } = *suspension;
+        let Suspension { ends, stable, lately, after, step, at, in_row, .. } = *suspension;
         let end = cx.recent.end();
-        // What stable did beside the last failure has to be judged before it can be compared.
-        let well = end > at && stable_was_well(stable, self.tolerated()) == Some(true);
+        // What stable did beside the last failure, and for a while after it, has to be judged before it can be compared: the span of the
+        // evidence may be long and good, and an outage that took the share away may have begun with that failure.
+        if end <= at || after < CONFIRM_MIN {
+            return;
+        }
+        let well = stable_was_well(stable, self.tolerated()) == Some(true);
         if well && !stable_was_ill(lately, self.tolerated()) {
             let (attempts, tolerated) = (self.canary.all.saturating_add(cx.seen.live.pending.all), self.tolerated());
+            if ends == Ends::Weighed && self.weighed(cx).is_none_or(|evidence| evidence < ACT_AT) {
+                return;
+            }
             if in_row && rows_are_chance(self.rows, attempts, tolerated) {
                 self.resume(cx, step, Why::Chance { attempts, tolerated });
                 return;
@@ -95,6 +127,43 @@ impl Trial {
         // What was seen in a disturbed time is not held against anybody.
         self.forget(cx);
         self.resume(cx, step, Why::Environment { stable, times });
+    }
+
+    /// DOUBT: while the share is away we ask the canary ourselves, which no user pays for. When that and stable speak for it, it goes
+    /// on with the evidence it has, and the next time nothing less than all of it takes the share away.
+    fn doubt(&mut self, cx: &mut Context<'_>) {
+        let answer = self.answered(cx);
+        let Phase::Suspended(suspension) = &mut self.phase else { return };
+        if let Some(good) = answer {
+            suspension.probes += Counts { all: 1, fail: u32::from(!good), slow: 0 };
+            suspension.probed = cx.now;
+        }
+        let Suspension { probes, lately, after, step, .. } = *suspension;
+        // What speaks against the canary is asked for as long as stable is looked at beside it: an outage that ends just now would
+        // otherwise be seen by the probes and no longer by stable.
+        if probes.all < DOUBT_PROBES || self.staked_on(probes) >= ACT_AT && after < CONFIRM_MIN {
+            self.ask(cx);
+        }
+        // With a failure of stable it is CONFIRM's to say what that means, and it says so when it has seen enough.
+        let stable_is_fine = lately.fail == 0 || after >= CONFIRM_MIN && !stable_was_ill(lately, self.tolerated());
+        if let Some(evidence) = self.weighed(cx).filter(|evidence| *evidence < ACT_AT)
+            && stable_is_fine
+        {
+            self.doubted = Some(self.rate.staked_on(probes));
+            self.resume(cx, step, Why::Dismissed { evidence, probes });
+        }
+    }
+
+    /// What a doubt has come to, with what was judged late and what our own requests saw; none before they all are answered and what
+    /// stable did beside them is judged.
+    fn weighed(&self, cx: &Context<'_>) -> Option<f64> {
+        let Phase::Suspended(Suspension { probes, probed, .. }) = self.phase else { return None };
+        let asked = probes.all >= DOUBT_PROBES && cx.recent.end() > probed && !cx.recent.is_anomalous(self.tolerated());
+        asked.then(|| self.staked_on(probes))
+    }
+
+    fn staked_on(&self, probes: Counts) -> f64 {
+        (self.history_with(Counts::default()) * self.rate.staked_on(probes)).max(self.failures.value())
     }
 
     /// SLOW: three probes answered in time give the share back, thirty seconds of silence end the trial.
@@ -145,6 +214,16 @@ impl Trial {
         } else {
             self.phase = Phase::Released { at: cx.now };
             self.say(cx, Share::ZERO, Why::Released { holds: self.holds });
+        }
+    }
+
+    /// Goes on after a time in which nobody looked.
+    pub(super) fn skip(&mut self, gap: Duration) {
+        (self.probe_asked, self.probe_due) = (None, false);
+        self.share_set = self.share_set.saturating_add(gap);
+        if let Phase::Suspended(suspension) = &mut self.phase {
+            suspension.at = suspension.at.saturating_add(gap);
+            suspension.answered = suspension.answered.saturating_add(gap);
         }
     }
 }

@@ -64,12 +64,14 @@ struct Known {
     /// It came later than others that were serving, and has not been adopted.
     newer: bool,
     version: Option<String>,
-    last: Duration,
+    /// When it was found gone; none while it is there.
+    left: Option<Duration>,
 }
 
 impl Tracks {
     /// Sorts all instances of the service into its arms.
     pub fn sort(&mut self, now: Duration, instances: &[Sighted<'_>], newcomers: Newcomers) -> Sorted {
+        self.known.retain(|_, known| known.left.is_none_or(|left| now.saturating_sub(left) < REMEMBERED_FOR));
         // The older ones have left: those who came after them are the older ones now, before anybody is newer than they.
         let mut older_left = false;
         if !instances.iter().any(|instance| self.track(instance) == Some(Track::Stable)) {
@@ -120,16 +122,19 @@ impl Tracks {
     }
 
     fn remember(&mut self, now: Duration, instances: &[Sighted<'_>], tracks: &[Track]) {
+        for known in self.known.values_mut() {
+            known.left.get_or_insert(now);
+        }
         for (instance, track) in instances.iter().zip(tracks) {
             // A declared canary that loses its mark has been promoted.
             let newer = *track == Track::Canary && instance.declared.is_none();
             let version = instance.version.map(str::to_owned);
-            self.known.insert(instance.key.to_owned(), Known { newer, version, last: now });
+            self.known.insert(instance.key.to_owned(), Known { newer, version, left: None });
         }
-        self.known.retain(|_, known| now.saturating_sub(known.last) < REMEMBERED_FOR);
         while self.known.len() > REMEMBERED_MAX {
-            let oldest = self.known.iter().min_by_key(|(_, known)| known.last).map(|(key, _)| key.clone());
-            let Some(oldest) = oldest else { break };
+            let gone = self.known.iter().filter_map(|(key, known)| Some((known.left?, key)));
+            let Some((_, oldest)) = gone.min() else { break };
+            let oldest = oldest.clone();
             self.known.remove(&oldest);
         }
     }
@@ -235,6 +240,18 @@ mod tests {
     fn an_instance_that_comes_back_is_not_new() {
         check(Newcomers::Judge, &[("a b", "", ""), ("a", "", ""), ("a b", "", ""), ("a", "", ""), ("a b@2", "", "")]);
         check(Newcomers::Judge, &[("a@1 b@1", "", ""), ("a@1", "", ""), ("a@1 b@2", "b", "2")]);
+    }
+
+    #[test]
+    fn an_instance_that_served_for_days_and_comes_back_after_a_moment_is_not_new() {
+        let mut tracks = Tracks::default();
+        let mut canaries = |hours: u64, catalog: &str| {
+            let instances: Vec<Sighted<'_>> = catalog.split_whitespace().map(parse).collect();
+            let sorted = tracks.sort(Duration::from_secs(hours * 3600), &instances, Newcomers::Judge);
+            sorted.tracks.iter().filter(|track| **track == Track::Canary).count()
+        };
+        assert_eq!([canaries(0, "a b"), canaries(50, "a"), canaries(50, "a b")], [0; 3]);
+        assert_eq!([canaries(60, "a"), canaries(61, "a b")], [0, 1], "one that was away for an hour is");
     }
 
     #[test]

@@ -6,20 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::{Decision, Suspicion, Why};
 use super::evidence::{
-    ACT_AT, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed, tolerated_rate,
+    ACT_AT, DOUBT_AT, FAILURES_TOLERATED, HISTORY_MIN, Hour, Rate, Ratio, Recent, SLOWNESS_TOLERATED, could_have_missed,
+    tolerated_rate,
 };
 use super::ledger::{TRIP_AFTER, TRUSTED_AFTER};
 use super::machine::{Arm, Nature, Report, Seen, moved};
-use super::phase::{Ends, Phase};
-use super::policy::{FEW, Instances, Policy, fair};
+use super::phase::{Ends, Phase, Suspension};
+use super::policy::{FEW, FLOOR_MAX, FLOOR_MAX_BLIND, Instances, Policy, fair};
 use super::reader::{Counts, Tally};
 use super::steer::Steered;
+use super::suspension::DOUBT_PROBES;
 use crate::names::Share;
 
 /// Good probes in a row that begin a ramp or end a suspension for latency.
 pub const PROBES_GOOD: u8 = 3;
 /// Between two probes.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// ... and while a canary is in doubt, so that it is over soon.
+const PROBE_INTERVAL_DOUBT: Duration = Duration::from_millis(500);
 /// A canary that passes its checks but has answered no probe for this long is asked less often ...
 const PROBE_PATIENCE: Duration = Duration::from_secs(60);
 /// ... namely so often.
@@ -41,6 +45,8 @@ const TRAFFIC_FACTOR: f64 = 1.5;
 /// Latency counts only when it is so much above stable's median: two arms that are both slow differ by chance.
 const SLOWER_BY: Duration = Duration::from_millis(100);
 
+/// A single failure is no doubt yet, however early it comes.
+const DOUBT_FAILURES: u32 = 2;
 /// Evidence from which a step asks for more requests before it is passed ...
 const LEANS_AT: f64 = 4.0;
 /// ... and for how many times as many.
@@ -88,6 +94,9 @@ pub(super) struct Trial {
     pub(super) rate: Rate,
     /// Whether stable's hour says enough for test H.
     pub(super) history: bool,
+    /// What a doubt has made of the evidence of test H, once there was one.
+    #[serde(default)]
+    pub(super) doubted: Option<f64>,
     /// Only what was drawn from here on is evidence.
     pub(super) evidence_from: Duration,
     /// Both arms since then.
@@ -136,6 +145,7 @@ impl Trial {
             slowness: Ratio::new(SLOWNESS_TOLERATED),
             rate: Rate::new(tolerated_rate(Counts::default())),
             history: false,
+            doubted: None,
             evidence_from: now,
             canary: Counts::default(),
             stable: Counts::default(),
@@ -182,6 +192,11 @@ impl Trial {
 
     pub(super) fn is_fixed(&self) -> bool {
         self.fixed.is_some()
+    }
+
+    /// Whether it may be given more than it has earned: it answers, and nothing is held against it.
+    pub(super) fn is_borne(&self) -> bool {
+        matches!(self.phase, Phase::Ramp { .. } | Phase::Earned { .. })
     }
 
     /// Whether the last step began it anew.
@@ -248,6 +263,9 @@ impl Trial {
                 }
                 if tally.opened >= suspension.lately_from {
                     suspension.lately += tally.stable_all();
+                }
+                if tally.opened >= suspension.at {
+                    suspension.after = suspension.after.saturating_add(tally.stable_all().all);
                 }
             }
         }
@@ -338,10 +356,15 @@ impl Trial {
             return Some((Suspicion::FailsMore { evidence, canary, stable }, Ends::Confirmed));
         }
         let pending = Counts { all: live.pending.all.saturating_add(live.canary_in_flight), ..live.pending };
-        let evidence = self.rate.value_with(pending);
-        if self.history && !anomaly && evidence >= ACT_AT {
+        let evidence = self.history_with(pending);
+        if !anomaly && evidence >= DOUBT_AT {
             let (canary, tolerated) = (canary + live.pending, self.tolerated());
-            return Some((Suspicion::FailsOften { evidence, canary, tolerated }, Ends::Confirmed));
+            if evidence >= ACT_AT {
+                return Some((Suspicion::FailsOften { evidence, canary, tolerated }, Ends::Confirmed));
+            }
+            if self.doubted.is_none() && canary.fail >= DOUBT_FAILURES {
+                return Some((Suspicion::Doubtful { evidence, canary, tolerated }, Ends::Weighed));
+            }
         }
         if live.slow_in_row >= TRIP_AFTER && live.stable_slow_lately == 0 {
             return Some((Suspicion::SlowInRow { slow: live.slow_in_row, limit }, Ends::Probed));
@@ -350,6 +373,11 @@ impl Trial {
         let floor = live.stable_median.unwrap_or_default() + SLOWER_BY;
         let above = floor <= limit || live.canary_median.is_some_and(|median| median >= floor);
         (evidence >= ACT_AT && above).then_some((Suspicion::Slower { evidence, canary, stable, limit }, Ends::Probed))
+    }
+
+    /// The evidence of test H, with attempts that are not all judged yet; none where stable's hour says too little.
+    pub(super) fn history_with(&self, pending: Counts) -> f64 {
+        if self.history { self.doubted.unwrap_or(1.0) * self.rate.value_with(pending) } else { 0.0 }
     }
 
     pub(super) fn resume(&mut self, cx: &mut Context<'_>, step: Option<usize>, why: Why) {
@@ -401,14 +429,15 @@ impl Trial {
 
     /// Canary requests that a step asks for. Evidence that leans against it is looked at for longer, and either grows or goes.
     fn asked(&self, policy: &Policy) -> u32 {
-        let leans = self.failures.value().max(if self.history { self.rate.value() } else { 0.0 }) >= LEANS_AT;
+        let leans = self.failures.value().max(self.history_with(Counts::default())) >= LEANS_AT;
         if leans { policy.step_requests_min.saturating_mul(LEANS_FACTOR) } else { policy.step_requests_min }
     }
 
     /// Fits the share to the instances at once, and to traffic now and then.
     fn adapt(&mut self, cx: &mut Context<'_>, step: usize) {
         let instances = self.instances(cx);
-        let (least, most) = (cx.policy.share(0, f64::INFINITY, instances), cx.policy.share(usize::MAX, 0.0, instances));
+        let share = |step, rate| cx.policy.share(step, rate, self.floor_max(), instances);
+        let (least, most) = (share(0, f64::INFINITY), share(usize::MAX, 0.0));
         let (wanted, has) = (self.wanted(cx, step), self.share());
         let Instances { canaries, stables, .. } = instances;
         if has < least || has > most {
@@ -435,7 +464,11 @@ impl Trial {
     }
 
     fn wanted(&self, cx: &Context<'_>, step: usize) -> Share {
-        self.fixed_share().unwrap_or_else(|| cx.policy.share(step, cx.recent.rate(), self.instances(cx)))
+        self.fixed_share().unwrap_or_else(|| cx.policy.share(step, cx.recent.rate(), self.floor_max(), self.instances(cx)))
+    }
+
+    fn floor_max(&self) -> f64 {
+        if self.history { FLOOR_MAX } else { FLOOR_MAX_BLIND }
     }
 
     fn instances(&self, cx: &Context<'_>) -> Instances {
@@ -460,8 +493,12 @@ impl Trial {
     /// Asks for a probe when one is due.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>) {
         let silent = matches!(self.phase, Phase::Probe { good: 0 }) && cx.now.saturating_sub(self.began) >= PROBE_PATIENCE;
+        let in_doubt = matches!(&self.phase, Phase::Suspended(Suspension { ends: Ends::Weighed, probes, .. })
+            if probes.all < DOUBT_PROBES);
         let wait = if self.probe_due {
             PROBE_LOST
+        } else if in_doubt {
+            PROBE_INTERVAL_DOUBT
         } else if silent {
             PROBE_INTERVAL_LATE
         } else {
@@ -483,11 +520,10 @@ impl Trial {
             Phase::Earned { since: at } | Phase::Released { at } | Phase::Failed { at } => *at,
             Phase::Hold { .. } => self.share_set,
         };
-        let (good_probes, confirms, span_stable) = match &self.phase {
-            Phase::Probe { good } => (*good, false, Counts::default()),
-            Phase::Suspended(suspension) => (suspension.good, suspension.ends == Ends::Confirmed, suspension.stable),
-            _ => (0, false, Counts::default()),
-        };
+        let suspension = if let Phase::Suspended(suspension) = &self.phase { Some(suspension) } else { None };
+        let good_probes =
+            if let Phase::Probe { good } = self.phase { good } else { suspension.map_or(0, |suspension| suspension.good) };
+        let doubted = suspension.filter(|suspension| suspension.ends == Ends::Weighed);
         let begins_anew =
             if let Phase::Hold { until } = self.phase { Some(until.saturating_sub(now).as_secs_f64()) } else { None };
         Report {
@@ -496,20 +532,20 @@ impl Trial {
             phase_seconds: now.saturating_sub(since).as_secs_f64(),
             step: if let Phase::Ramp { step } = self.phase { step + 1 } else { 0 },
             steps: policy.steps.len(),
-            share: self.share().fraction(),
             fixed_share: self.fixed_share().map(Share::fraction),
             by_age: self.met.by_age,
             canary_arm: self.met.canary,
             stable_arm: self.met.stable,
             good_probes,
-            confirms,
-            span_stable,
+            confirms: suspension.is_some_and(|suspension| suspension.ends != Ends::Probed),
+            doubt_probes: doubted.map(|suspension| suspension.probes),
+            span_stable: suspension.map(|suspension| suspension.stable).unwrap_or_default(),
+            span_after: suspension.map_or(0, |suspension| suspension.after),
             begins_anew_seconds: begins_anew,
             evidence_concurrent: self.failures.value(),
-            evidence_history: self.rate.value(),
+            evidence_history: self.doubted.unwrap_or(1.0) * self.rate.value(),
             evidence_slow: self.slowness.value(),
             evidence_better: self.better.value(),
-            threshold: ACT_AT,
             tolerated_rate: self.tolerated(),
             has_history: self.history,
             canary: self.canary,

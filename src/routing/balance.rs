@@ -1,8 +1,9 @@
 //! Which of several servers takes a request. Pure: what is known about each server comes in as a [`Candidate`].
 //!
 //! The best that is left is used, in this order: available servers; all that are passing, ejected or not, when fewer than half
-//! of them are available (too few would be overrun; Envoy's panic rule); servers the provider or a check calls unfit, or that nobody listens
-//! at; and, before nobody answers at all, a suspended canary. A server this request has already tried is never chosen again.
+//! of them are available (too few would be overrun; Envoy's panic rule); a suspended canary that is well itself; servers the provider or a
+//! check calls unfit, or that nobody listens at; and, before nobody answers at all, any suspended canary. A server this request has already
+//! tried is never chosen again.
 //!
 //! Weighted round robin is exact over a round and spread evenly within it, with one shared counter and no lock: the counter
 //! steps through the round in strides that visit every place once (1, 4, 7, 3, ... of ten), and a place belongs to whoever's
@@ -46,9 +47,11 @@ pub enum Because {
     Probe,
     /// Too few were available, so all were used.
     Panic,
+    /// It is a suspended canary that is well itself, and nobody else who is called fit was left.
+    Rescue,
     /// Nobody who is called fit was left.
     Unfit,
-    /// It is a suspended canary, and nobody else was left.
+    /// It is a suspended canary, however it fares, and nobody else was left.
     LastResort,
 }
 
@@ -128,12 +131,15 @@ fn quick<T>(
 enum Tier {
     Available,
     Ejected,
+    /// Suspended, but well.
+    Spare,
     Unfit,
     Suspended,
 }
 
 fn tier(candidate: &Candidate) -> Tier {
     match candidate.standing {
+        Standing::Available { .. } if candidate.suspended => Tier::Spare,
         _ if candidate.suspended => Tier::Suspended,
         Standing::Available { .. } => Tier::Available,
         Standing::Ejected { .. } | Standing::HalfOpen => Tier::Ejected,
@@ -150,6 +156,7 @@ fn takes_part(candidate: &Candidate, because: Because) -> bool {
     let belongs = match because {
         Because::Turn | Because::Probe => tier == Tier::Available,
         Because::Panic => matches!(tier, Tier::Available | Tier::Ejected),
+        Because::Rescue => tier == Tier::Spare,
         Because::Unfit => tier == Tier::Unfit,
         Because::LastResort => tier == Tier::Suspended,
     };
@@ -211,6 +218,7 @@ impl Sum {
 struct Census {
     available: Sum,
     ejected: Sum,
+    spare: Sum,
     unfit: Sum,
     suspended: Sum,
     /// Available ones, and all passing ones, tried or not: the panic rule looks at the service, not at this request.
@@ -232,6 +240,7 @@ impl Census {
         match tier {
             Tier::Available => self.available.add(index, candidate),
             Tier::Ejected => self.ejected.add(index, candidate),
+            Tier::Spare => self.spare.add(index, candidate),
             Tier::Unfit => self.unfit.add(index, candidate),
             Tier::Suspended => self.suspended.add(index, candidate),
         }
@@ -244,6 +253,8 @@ impl Census {
         let (chosen, because) = match () {
             () if enough && self.available.count > 0 => (self.available, Because::Turn),
             () if passing.count > 0 => (passing, Because::Panic),
+            // A canary that lost its share answers most requests; where nobody listens all of them are lost.
+            () if self.spare.count > 0 => (self.spare, Because::Rescue),
             () if self.unfit.count > 0 => (self.unfit, Because::Unfit),
             () => (self.suspended, Because::LastResort),
         };
@@ -379,7 +390,7 @@ mod tests {
 
     #[test]
     fn the_best_that_is_left_is_used() {
-        use Because::{LastResort, Panic, Probe, Turn, Unfit};
+        use Because::{LastResort, Panic, Probe, Rescue, Turn, Unfit};
         check("aa", Some((&[0, 1], Turn)));
         check("ae", Some((&[0], Turn)));
         check("aaee", Some((&[0, 1], Turn)));
@@ -389,9 +400,13 @@ mod tests {
         check("aff", Some((&[0], Turn)));
         check("ff", Some((&[0, 1], Unfit)));
         check("ef", Some((&[0], Panic)));
-        check("fa!", Some((&[0], Unfit)));
+        check("fa!", Some((&[1], Rescue)));
+        check("ff!", Some((&[0], Unfit)));
+        check("fe!", Some((&[0], Unfit)));
         check("ea!", Some((&[0], Panic)));
-        check("a!", Some((&[0], LastResort)));
+        check("a!", Some((&[0], Rescue)));
+        check("a!f!", Some((&[0], Rescue)));
+        check("f!", Some((&[0], LastResort)));
         check("h!", Some((&[0], LastResort)));
         check("ahh", Some((&[1], Probe)));
         check("", None);
@@ -399,11 +414,12 @@ mod tests {
 
     #[test]
     fn no_request_goes_twice_to_the_same_server() {
-        use Because::{LastResort, Panic, Turn, Unfit};
+        use Because::{Panic, Rescue, Turn, Unfit};
         check("a'a", Some((&[1], Turn)));
         check("a'e", Some((&[1], Panic)));
         check("a'f", Some((&[1], Unfit)));
-        check("a'a!", Some((&[1], LastResort)));
+        check("a'a!", Some((&[1], Rescue)));
+        check("fa!'", Some((&[0], Unfit)));
         check("h'a", Some((&[1], Turn)));
         // Three of four are well: having tried one of them is no panic.
         check("a'a'ae", Some((&[2], Turn)));

@@ -153,13 +153,16 @@ impl Server {
         addresses.get(preferred % addresses.len().max(1)).copied()
     }
 
-    /// Says that the address could not be dialled: the next one of its name is preferred from now on. False when it has no other.
-    pub fn turn_address(&self) -> bool {
-        let has_other = self.addresses.load().len() > 1;
-        if has_other {
-            self.preferred.fetch_add(1, Ordering::Relaxed);
+    /// Says that `dead` could not be dialled: if it is still preferred, the next address of the name is from now on. Of several
+    /// who find out together one turns. False when there is no address that is not among `refused`.
+    pub fn turn_address(&self, dead: SocketAddr, refused: &[SocketAddr]) -> bool {
+        let addresses = self.addresses.load();
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        if addresses.len() > 1 && addresses.get(preferred as usize % addresses.len()) == Some(&dead) {
+            // Whoever was faster has turned it.
+            let _ = self.preferred.compare_exchange(preferred, preferred.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
         }
-        has_other
+        addresses.iter().any(|address| *address != dead && !refused.contains(address))
     }
 
     /// Whether its host is a name, which somebody has to resolve.
@@ -250,5 +253,25 @@ impl Arms {
     /// Whether a rollout is under way.
     pub fn has_canary(&self) -> bool {
         self.has_canary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn requests_that_fail_together_do_not_turn_a_name_back_to_its_dead_address() {
+        let server =
+            Server::new(&Endpoint { host: "name.test".to_owned(), ..Endpoint::local(80) }, clock::now(), Start::Established);
+        let address = |last| SocketAddr::from(([127, 0, 0, last], 80));
+        server.set_addresses(vec![address(1), address(2)]);
+        assert_eq!(server.address(), Some(address(1)));
+        for _ in 0..2 {
+            assert!(server.turn_address(address(1), &[]), "the other may be alive");
+            assert_eq!(server.address(), Some(address(2)));
+        }
+        assert!(!server.turn_address(address(2), &[address(1)]), "none is left");
     }
 }

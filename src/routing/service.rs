@@ -112,12 +112,16 @@ impl Service {
         self.pick(&arms, Track::Stable, now, tried).map(|member| Arc::clone(&member.server))
     }
 
-    /// Whether a failed request may be tried once more: a server is left, and so is budget.
-    pub fn may_retry(&self, now: Instant, tried: &[Arc<Server>]) -> bool {
+    /// Whether a server is left that is none of `tried`.
+    pub fn has_other(&self, tried: &[Arc<Server>]) -> bool {
         let arms = self.arms.load();
         let may_serve = |member: &&Member| member.server.draining() != Draining::Closed;
-        let is_left = arms.members().iter().filter(may_serve).any(|member| !is_among(tried, &member.server));
-        is_left && self.budget.try_withdraw(now)
+        arms.members().iter().filter(may_serve).any(|member| !is_among(tried, &member.server))
+    }
+
+    /// Takes what one more attempt costs from the retry budget. False when nothing is left of it.
+    pub fn try_retry(&self, now: Instant) -> bool {
+        self.budget.try_withdraw(now)
     }
 
     /// The server of a raw TCP connection, with the address to dial; none of `tried`.
@@ -132,24 +136,30 @@ impl Service {
         self.arms.load().of(Track::Stable).any(|server| may_shield(server, now))
     }
 
-    /// A stable server to ask in a canary's place. Has a budget of its own: it is no more than stable's own share. Never one
-    /// that has yet to show that it is well again: nobody would hear whether it is.
-    pub fn choose_shield(&self, now: Instant) -> Option<Arc<Server>> {
+    /// A stable server to be sent the bytes that were meant for `canary`: one that is spoken to the same way. Has a budget of its
+    /// own: it is no more than stable's own share. Never one that has yet to show that it is well again: nobody would hear
+    /// whether it is.
+    pub fn choose_shield(&self, now: Instant, canary: &Server) -> Option<Arc<Server>> {
         let arms = self.arms.load();
+        let settings = self.settings.load();
+        let is_alike = |server: &Server| {
+            let is_same_host = settings.pass_host_header || server.authority == canary.authority;
+            is_same_host && server.scheme == canary.scheme && server.path == canary.path
+        };
         let shield = |member: &Member| {
-            let is_shield = member.track == Track::Stable && may_shield(&member.server, now);
+            let is_shield = member.track == Track::Stable && may_shield(&member.server, now) && is_alike(&member.server);
             if is_shield { view(member, Track::Stable, now, &[]) } else { None }
         };
-        let strategy = self.settings.load().strategy;
-        let picked = balance::pick(arms.members(), strategy, &self.stable_wheel, fastrand::u64(..), shield, |_| false)?;
+        let random = fastrand::u64(..);
+        let picked = balance::pick(arms.members(), settings.strategy, &self.stable_wheel, random, shield, |_| false)?;
         arms.members().get(picked.index).map(|member| Arc::clone(&member.server))
     }
 
-    /// Counts how an attempt ended in the server's health, and tells the log of what that changed.
-    pub fn record_health(&self, server: &Server, now: Instant, attempt: Attempt) {
+    /// Counts how an attempt ended that had begun at `started` in the server's health, and tells the log of what that changed.
+    pub fn record_health(&self, server: &Server, now: Instant, started: Instant, attempt: Attempt) {
         server.count(attempt);
         // A spread of up to a fifth to either side keeps several servers from coming back at the same moment.
-        if let Some(change) = server.health.record(now, attempt, fastrand::f64() * 2.0 - 1.0) {
+        if let Some(change) = server.health.record(now, started, attempt, fastrand::f64() * 2.0 - 1.0) {
             tracing::warn!(service = %self.label, server = server.url, "{change}");
         }
     }
@@ -187,4 +197,53 @@ fn view(member: &Member, track: Track, now: Instant, tried: &[Arc<Server>]) -> O
 
 fn is_among(tried: &[Arc<Server>], server: &Arc<Server>) -> bool {
     tried.iter().any(|one| Arc::ptr_eq(one, server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::config::dynamic::{Endpoint, Scheme};
+    use crate::health::Start;
+
+    /// A service with one server for each endpoint.
+    fn service(settings: Settings, members: &[(Endpoint, Track)]) -> (Service, Vec<Arc<Server>>) {
+        let now = clock::now();
+        let service = Service::new(Name::new("web", "file"), settings, now);
+        let servers: Vec<_> =
+            members.iter().map(|(endpoint, _)| Arc::new(Server::new(endpoint, now, Start::Established))).collect();
+        let member =
+            |(server, (_, track)): (&Arc<Server>, &(Endpoint, Track))| Member { server: Arc::clone(server), track: *track };
+        service.set_arms(Arms::new(servers.iter().zip(members).map(member).collect()));
+        (service, servers)
+    }
+
+    #[test]
+    fn the_bytes_for_a_canary_go_to_no_stable_server_that_would_read_them_otherwise() {
+        let tls = Endpoint { scheme: Scheme::Https, ..Endpoint::local(2) };
+        let based = Endpoint { path: "/base".to_owned(), preserve_path: true, ..Endpoint::local(3) };
+        for (stable, pass_host_header, is_asked) in
+            [(Endpoint::local(1), true, true), (Endpoint::local(1), false, false), (tls, true, false), (based, true, false)]
+        {
+            let settings = Settings { pass_host_header, ..Settings::default() };
+            let (service, servers) = service(settings, &[(stable.clone(), Track::Stable), (Endpoint::local(9), Track::Canary)]);
+            let shield = service.choose_shield(clock::now(), &servers[1]);
+            assert_eq!(shield.is_some(), is_asked, "{stable:?}");
+        }
+    }
+
+    #[test]
+    fn when_stable_dies_beside_a_healthy_canary_every_visitor_is_served() {
+        let endpoints = [(Endpoint::local(1), Track::Stable), (Endpoint::local(2), Track::Canary)];
+        let (service, servers) = service(Settings::default(), &endpoints);
+        let now = clock::now();
+        for _ in 0..2 {
+            service.record_health(&servers[0], now, now, Attempt::Refused);
+        }
+        // The canary has no share: whoever is drawn to stable is answered by it all the same, and nobody takes that for evidence.
+        for _ in 0..100 {
+            let (server, draw) = service.choose_first(now).unwrap();
+            assert!(Arc::ptr_eq(&server, &servers[1]) && draw.is_none());
+        }
+    }
 }

@@ -42,12 +42,13 @@ pub(crate) async fn serve(pipe: Pipe, service: &Service, counters: &Counters) {
 
 /// The first server that answers, counted in.
 async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
-    let mut tried = Vec::new();
-    for _ in 0..DIALS_MAX {
-        let (server, address) = service.choose_dial(clock::now(), &tried)?;
+    let (mut tried, mut refused) = (Vec::new(), Vec::new());
+    for dials_left in (0..DIALS_MAX).rev() {
+        let started = clock::now();
+        let (server, address) = service.choose_dial(started, &tried)?;
         let failure = match tokio::time::timeout(DIAL_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                service.record_health(&server, clock::now(), Attempt::Ok);
+                service.record_health(&server, clock::now(), started, Attempt::Ok);
                 // A socket that refuses an option still carries bytes.
                 let _ = stream.set_nodelay(true).and(keep_alive(&stream));
                 return Some((stream, server.enter()));
@@ -56,8 +57,10 @@ async fn dial(service: &Service) -> Option<(TcpStream, InFlight)> {
             Err(_elapsed) => format!("no answer in {} s", DIAL_MAX.as_secs()),
         };
         tracing::info!(service = %service.label, server = server.authority, error = failure, "could not dial a TCP server");
-        service.record_health(&server, clock::now(), Attempt::Refused);
-        if !server.turn_address() {
+        if server.turn_address(address, &refused) && dials_left > 0 {
+            refused.push(address);
+        } else {
+            service.record_health(&server, clock::now(), started, Attempt::Refused);
             tried.push(server);
         }
     }

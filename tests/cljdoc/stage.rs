@@ -196,6 +196,7 @@ fn write_install(folder: &Path, ports: &Ports, directory: &str) {
     replace("https://acme-v02.api.letsencrypt.org/directory", directory);
     replace("entryPoints:\n", &format!("entryPoints:\n  traefik:\n    address: \"127.0.0.1:{}\"\n", ports.admin));
     text.push_str("metrics:\n  prometheus: {}\n");
+    text.push_str(&format!("tidegate:\n  state: {}/state\n", folder.display()));
     std::fs::write(folder.join("traefik.yaml"), text).unwrap();
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tidegate::clock;
 use tidegate::config::install::Newcomers;
 use tidegate::demo::instance::{Behaviour, Instance};
 
@@ -23,6 +24,17 @@ async fn site() -> (Edge, Instance, Load) {
     (edge, v1, load)
 }
 
+/// A newer version that answers as visitors expect, and remembers who asked.
+async fn page_of_v2() -> Upstream {
+    Upstream::start(|asked| async move {
+        let page = asked.line.rsplit_once(' ').map_or("", |(_, target)| target).to_owned();
+        let mut answer = ok(if asked.body.is_empty() { format!("{page} of v2").into() } else { asked.body });
+        answer.headers_mut().insert("x-version", http::HeaderValue::from_static("v2"));
+        answer
+    })
+    .await
+}
+
 fn phase(rollout: &Value) -> &str {
     rollout["phase"].as_str().unwrap_or("none")
 }
@@ -30,13 +42,7 @@ fn phase(rollout: &Value) -> &str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_is_probed_three_times_and_starts_with_a_small_share() {
     let (edge, _v1, load) = site().await;
-    let canary = Upstream::start(|asked| async move {
-        let page = asked.line.rsplit_once(' ').map_or("", |(_, target)| target).to_owned();
-        let mut answer = ok(if asked.body.is_empty() { format!("{page} of v2").into() } else { asked.body });
-        answer.headers_mut().insert("x-version", http::HeaderValue::from_static("v2"));
-        answer
-    })
-    .await;
+    let canary = page_of_v2().await;
     edge.register_at("v2", canary.address, &[]);
     let before = load.seen();
     edge.until("the ramp", async || phase(&edge.rollout().await) == "ramp").await;
@@ -58,6 +64,42 @@ async fn a_canary_is_probed_three_times_and_starts_with_a_small_share() {
     println!("a canary joins: {seen}");
     assert_eq!(seen.lost(), 0);
     assert!(seen.of("v2") * 3 < seen.of("v1") - before.of("v1"), "{seen}");
+    edge.is_quiet().await;
+}
+
+/// The middle one of a few spans.
+fn median(mut spans: Vec<Duration>) -> Duration {
+    spans.sort_unstable();
+    spans[spans.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_in_the_catalog_reaches_probes_and_visitors_at_once() {
+    const ROUNDS: usize = 5;
+    let (edge, _v1, load) = site().await;
+    let (mut to_probe, mut to_visitor, mut to_last) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let (id, canary) = (format!("v{}", round + 2), page_of_v2().await);
+        let passing = clock::now();
+        edge.register_at(&id, canary.address, &["canary=true"]);
+        until("visits", async || canary.users().len() >= 3).await;
+        let deregistered = clock::now();
+        edge.catalog().deregister(&id);
+        let served = load.seen().served;
+        until("more visits", async || load.seen().served >= served + 50).await;
+        let (probes, users) = (canary.probes(), canary.users());
+        let first = users[0].at;
+        let last_probe = probes.iter().rfind(|probe| probe.at < first).unwrap().at;
+        to_probe.push(probes[0].at - passing);
+        to_visitor.push(first - last_probe);
+        to_last.push(users.last().unwrap().at.saturating_duration_since(deregistered));
+    }
+    let (to_probe, to_visitor, to_last) = (median(to_probe), median(to_visitor), median(to_last));
+    println!("passing to probe {to_probe:?}, last probe to visitor {to_visitor:?}, deregistered to last visit {to_last:?}");
+    assert!(to_probe <= Duration::from_millis(50), "{to_probe:?}");
+    assert!(to_visitor <= Duration::from_millis(250), "{to_visitor:?}");
+    assert!(to_last <= Duration::from_millis(50), "{to_last:?}");
+    assert_eq!(load.stop().await.lost(), 0);
     edge.is_quiet().await;
 }
 

@@ -14,6 +14,7 @@ mod engine;
 mod files;
 mod routing;
 mod shutdown;
+mod state;
 mod steering;
 mod support {
     pub mod client;

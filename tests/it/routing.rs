@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidegate::clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -268,6 +269,32 @@ async fn a_request_whose_server_hung_up_is_repeated_only_if_that_is_harmless() {
 }
 
 #[tokio::test]
+async fn a_handler_that_drops_the_connection_is_a_failure_of_its_server_however_old_the_connection_is() {
+    let server = Server::start(vec![Step::Until("\r\n\r\n"), Step::Send(OK), Step::Until("crash"), Step::Close]).await;
+    let edge = to(&server).await;
+    assert_eq!(edge.get("/").await.text(), "ok");
+    assert_eq!(edge.post("/", "crash").await.status, 502);
+    assert_eq!(*server.connections.lock().unwrap(), 1, "it was a pooled connection");
+    let failed = format!(
+        "tidegate_server_requests_total{{outcome=\"failed\",server=\"http://{}\",service=\"site@file\"}}",
+        server.address
+    );
+    assert_eq!(edge.metric(&failed).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_request_with_an_empty_chunked_body_is_answered_by_the_next_server_too() {
+    let (good, rude) = (Upstream::named("good").await, Server::start(vec![Step::Until("0\r\n\r\n"), Step::Close]).await);
+    let edge = Edge::start().file(&everything_to(&[format!("http://{}", rude.address), good.url()])).run().await;
+    for _ in 0..2 {
+        let mut client = raw(&edge).await;
+        client.send("DELETE /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await;
+        assert!(client.answer().await.ends_with("good"));
+    }
+    assert_eq!((good.users().len(), *rude.connections.lock().unwrap()), (2, 1));
+}
+
+#[tokio::test]
 async fn a_head_request_hears_that_no_server_answers() {
     let edge = Edge::start().file(&everything_to(&[format!("http://{}", nobody())])).run().await;
     let mut client = raw(&edge).await;
@@ -343,6 +370,51 @@ async fn failures_are_told_in_traefiks_words() {
         assert_eq!((answer.status, answer.text().as_str()), (status, body), "{path}");
     }
     edge.is_quiet().await;
+}
+
+#[tokio::test]
+async fn an_answer_or_a_tunnel_that_pauses_is_not_cut_by_the_time_its_head_may_take() {
+    // The pause is as long as the test likes, so longer than the head's time, which the silent path proves to be over.
+    let (pause, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (paused, resume) = (Arc::clone(&pause), Arc::clone(&go_on));
+    let serving = tokio::spawn(async move {
+        let mut open = Vec::new();
+        for head in [
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: any\r\n\r\n",
+        ] {
+            let mut stream = listener.accept().await.unwrap().0;
+            stream.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            paused.notify_one();
+            resume.notified().await;
+            stream.write_all(b"hello").await.unwrap();
+            open.push(stream);
+        }
+        // The third is never answered.
+        open.push(listener.accept().await.unwrap().0);
+        std::future::pending::<()>().await;
+    });
+    let file = everything_with(", serversTransport: hasty", &[url])
+        + "  serversTransports: {hasty: {forwardingTimeouts: {responseHeaderTimeout: 100ms}}}\n";
+    let edge = Edge::start().file(&file).run().await;
+    for request in
+        ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: any\r\n\r\n"]
+    {
+        let mut client = raw(&edge).await;
+        client.send(request).await;
+        client.until("\r\n\r\n").await;
+        pause.notified().await;
+        let answered = clock::now();
+        until("the head's time is over", async || answered.elapsed() > Duration::from_millis(250)).await;
+        go_on.notify_one();
+        assert_eq!(client.exactly(5).await, "hello");
+    }
+    let late = edge.get("/").await;
+    assert_eq!((late.status, late.text().as_str()), (504, "Gateway Timeout"));
+    serving.abort();
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::clock;
+use tidegate::listener::DRAIN_IDLE_MAX;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -74,6 +75,50 @@ async fn an_http2_client_is_told_to_go_and_its_running_request_finishes() {
     // GOAWAY without an error: nothing was lost.
     connection.await.unwrap().unwrap();
     assert!(ask("/").await.is_err());
+}
+
+/// So many answers, and of such a size, that the sockets between cannot hold them all.
+const SLOWLY_READ: usize = 100;
+const SLOWLY_READ_BYTES: usize = 200_000;
+
+#[tokio::test]
+async fn a_slow_http2_client_gets_all_of_its_answers_while_the_proxy_goes() {
+    let server = Upstream::start(|_| async { ok("x".repeat(SLOWLY_READ_BYTES)) }).await;
+    let mut edge = Edge::start().file(&everything_to(&[server.url()])).run().await;
+    let stream = TcpStream::connect(edge.web()).await.unwrap();
+    let mut settings = h2::client::Builder::new();
+    settings.initial_window_size(1 << 20).initial_connection_window_size(1 << 30);
+    let (client, mut connection) = settings.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let answers: Vec<_> = {
+        let ask = || {
+            let request = http::Request::get("http://site.test/").body(()).unwrap();
+            client.clone().send_request(request, true).unwrap().0
+        };
+        (0..SLOWLY_READ).map(|_| ask()).collect()
+    };
+    let asked = until("all have been asked", async || server.users().len() == SLOWLY_READ);
+    tokio::select! {
+        biased;
+        () = asked => {}
+        ended = &mut connection => panic!("{ended:?}"),
+    }
+    // From here on the client reads nothing, for longer than an idle connection is kept.
+    let stopping = edge.stop();
+    let began = clock::now();
+    until("an idle connection would be over", async || clock::now() - began > DRAIN_IDLE_MAX + Duration::from_millis(500)).await;
+    assert!(!stopping.is_finished());
+    let connection = tokio::spawn(connection);
+    for answer in answers {
+        let mut body = answer.await.unwrap().into_body();
+        let mut received = 0;
+        while let Some(piece) = body.data().await {
+            received += piece.unwrap().len();
+        }
+        assert_eq!(received, SLOWLY_READ_BYTES);
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+    assert_eq!(stopping.await.unwrap(), 0, "nobody was cut off");
 }
 
 #[tokio::test]

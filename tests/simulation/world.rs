@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use tidegate::names::{Share, Track};
-use tidegate::rollout::phase::Phase;
-use tidegate::rollout::reader::{Counts, Live, Tally};
-use tidegate::rollout::{Arm, Decision, Draw, Ledger, Machine, Nature, Policy, Probed, Rollout, Seen, Situation, Verdict};
+use crate::names::{Share, Track};
+use crate::rollout::phase::Phase;
+use crate::rollout::reader::{Counts, Live, Tally};
+use crate::rollout::{Arm, Decision, Draw, Ledger, Machine, Nature, Policy, Probed, Rollout, Seen, Situation, Verdict};
 
 /// How one arm behaves.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +32,12 @@ impl Behaviour {
 /// What is simulated.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene {
+    /// How stable behaves.
     pub stable: Behaviour,
+    /// How the canary does.
     pub canary: Behaviour,
+    /// Stable's failure rate in the hour before, if it was another.
+    pub stable_before: Option<f64>,
     /// From, to (seconds after the canary appears), and the failure rate of both arms in it.
     pub outage: Option<(f64, f64, f64)>,
     /// Requests a second.
@@ -42,6 +46,14 @@ pub struct Scene {
     pub hangs_from: Option<f64>,
     /// ... or none but probes.
     pub answers_probes: bool,
+    /// Requests that carry a client's cookie: they go where it says, and are no evidence.
+    pub carried: f64,
+    /// ... and those of them whose client's requests fail wherever they go.
+    pub carried_fails: f64,
+    /// Whether our own requests to the canary fail as often as those of users; otherwise the path they ask for is a good one.
+    pub probes_fail: bool,
+    /// The proxy is killed once in so many seconds and goes on with what it wrote at the last decision or five seconds ago.
+    pub killed_every: Option<f64>,
     /// Now and then, once in so many seconds, the proxy is killed and started again, an instance flaps, stable is lost.
     pub disturbed_every: Option<f64>,
 }
@@ -49,41 +61,70 @@ pub struct Scene {
 impl Scene {
     /// Nothing special.
     pub const fn plain(stable: Behaviour, canary: Behaviour) -> Self {
-        Self { stable, canary, outage: None, rate: 1.0, hangs_from: None, answers_probes: false, disturbed_every: None }
+        Self {
+            stable,
+            canary,
+            stable_before: None,
+            outage: None,
+            rate: 1.0,
+            hangs_from: None,
+            answers_probes: false,
+            carried: 0.0,
+            carried_fails: 0.0,
+            probes_fail: false,
+            killed_every: None,
+            disturbed_every: None,
+        }
     }
 }
 
 /// How it went.
 #[derive(Clone, Debug)]
 pub struct Course {
+    /// How it ended.
     pub end: End,
-    /// Seconds from the first share to the suspension that led to the verdict.
+    /// Seconds from the first share to the first suspension.
+    pub suspended_first: Option<f64>,
+    /// ... and to the last, the one that led to the verdict.
     pub suspended: Option<f64>,
     /// Seconds from there to the end.
     pub took: f64,
+    /// Requests that were drawn to the canary.
     pub canary_requests: u32,
+    /// Failures among them.
     pub canary_failures: u32,
     /// Canary failures until the share was first taken away.
     pub failures_until_suspended: u32,
     /// Failures of the canary that users saw, because the shield could not help.
     pub user_failures: u32,
+    /// Failures of requests that carried a cookie to the canary.
+    pub carried_failures: u32,
+    /// How often the proxy was killed.
+    pub restarts: u32,
     /// Suspensions of any kind.
     pub suspensions: u32,
+    /// Why the share was taken away the last time.
+    pub suspected: String,
     /// The last sentence.
     pub said: String,
 }
 
+/// How a rollout may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
+    /// It earned its share.
     Passed,
+    /// It was blamed.
     Failed,
+    /// Nothing could be concluded.
     Released,
-    /// It answers nothing, so it is still being probed.
+    /// It never answered enough probes in a row, so it never got a share (again).
     Waits,
+    /// None of these within four hours.
     Stuck,
 }
 
-/// Longer than this is stuck.
+/// Longer than this, without a first share or since it, is stuck.
 const LIMIT: f64 = 4.0 * 3600.0;
 /// The canary appears after an hour of history.
 const BORN: f64 = 3600.0;
@@ -91,13 +132,15 @@ const BORN: f64 = 3600.0;
 const PRELUDE: f64 = 62.0;
 const JUDGED_AT: f64 = 2.0;
 const NOT_REPLAYABLE: f64 = 0.05;
+const WRITTEN_EVERY: f64 = 5.0;
 
 enum Event {
-    Arrives,
     Judged(u32, Draw, Verdict, Option<Duration>),
     Steps,
     Answers(Probed),
     Disturbs,
+    /// The proxy dies.
+    Dies,
     /// The instances are as they should be again.
     Recovers,
 }
@@ -114,10 +157,15 @@ struct World<'a> {
     order: u64,
     course: Course,
     taken: bool,
+    /// When the next request arrives.
+    arrives: f64,
     /// When the canary got its first share.
     ramp: Option<f64>,
     /// Fit instances of canary and stable.
     fit: (u16, u16),
+    /// The state file, and when it was written.
+    disk: String,
+    written: f64,
     /// How often the process was started: outcomes of requests that died with the one before count nowhere.
     process: u32,
 }
@@ -138,27 +186,36 @@ pub fn run(scene: &Scene, seed: u64) -> Course {
         order: 0,
         course: Course {
             end: End::Stuck,
+            suspended_first: None,
             suspended: None,
             took: 0.0,
             canary_requests: 0,
             canary_failures: 0,
             failures_until_suspended: 0,
             user_failures: 0,
+            carried_failures: 0,
+            restarts: 0,
             suspensions: 0,
+            suspected: String::new(),
             said: String::new(),
         },
         taken: false,
+        arrives: BORN - PRELUDE,
         ramp: None,
         fit: (1, 1),
+        disk: String::new(),
+        written: 0.0,
         process: 0,
     };
     world.live_through_the_hour();
     world.at(world.now, Event::Steps);
     // Control steps at once when the catalog changes.
     world.at(BORN, Event::Steps);
-    world.at(world.now, Event::Arrives);
     if scene.disturbed_every.is_some() {
         world.at(BORN, Event::Disturbs);
+    }
+    if let Some(every) = scene.killed_every {
+        world.at(BORN + every / 2.0, Event::Dies);
     }
     world.go();
     world.course
@@ -172,9 +229,10 @@ impl World<'_> {
     /// Stable's hour before, by the minute.
     fn live_through_the_hour(&mut self) {
         let Scene { rate, stable, .. } = *self.scene;
+        let fails = self.scene.stable_before.unwrap_or(stable.fails);
         let all = (rate * 60.0) as u32;
         let looked = (all * 60).min(4000);
-        let failed = (0..looked).filter(|_| self.chance.f64() < stable.fails).count() as f64;
+        let failed = (0..looked).filter(|_| self.chance.f64() < fails).count() as f64;
         let mut failed = (failed * f64::from(all * 60) / f64::from(looked)).round() as u32;
         let mut machine = Machine::new(Policy::default());
         for minute in 0..59 {
@@ -191,48 +249,69 @@ impl World<'_> {
     }
 
     fn go(&mut self) {
-        while let Some(Reverse((at, key))) = self.events.pop() {
-            self.now = at as f64 / 1e6;
+        while self.course.end == End::Stuck && self.now - self.ramp.unwrap_or(BORN) <= LIMIT {
+            let due = self.events.peek().map_or(f64::INFINITY, |Reverse((at, _))| *at as f64 / 1e6);
+            if self.arrives <= due {
+                self.now = self.arrives;
+                self.arrives += self.wait(1.0 / self.scene.rate);
+                self.arrived();
+                continue;
+            }
+            let Some(Reverse((_, key))) = self.events.pop() else { return };
+            self.now = due;
             let slot = (key & 0xFFFF_FFFF) as usize;
             self.free.push(slot);
-            let Some(event) = self.queued[slot].take() else { continue };
-            match event {
-                Event::Arrives => self.arrives(),
-                Event::Judged(process, draw, verdict, first_byte) if process == self.process => {
-                    self.judged(draw, verdict, first_byte);
-                }
-                Event::Judged(..) => {}
-                Event::Disturbs => self.disturbs(),
-                Event::Recovers => {
-                    self.fit = (1, 1);
-                    self.steps(None);
-                }
-                Event::Steps => {
-                    self.steps(None);
-                    let within = self.rollout.machine().step_within();
-                    let next = self.now + within.as_secs_f64();
-                    // The idle rhythm ends where the one of the canary begins.
-                    if self.now >= BORN || next < BORN {
-                        self.at(next, Event::Steps);
-                    }
-                }
-                Event::Answers(probed) => self.steps(Some(probed)),
+            if let Some(event) = self.queued[slot].take() {
+                self.happens(event);
             }
-            self.course.took = self.now - self.ramp.unwrap_or(BORN);
-            let phase = self.rollout.machine().phase();
-            if self.now - BORN > LIMIT && self.hangs() && matches!(phase, Some(Phase::Probe { .. })) {
-                self.course.end = End::Waits;
+        }
+        if self.course.end == End::Stuck && matches!(self.rollout.machine().phase(), Some(Phase::Probe { .. })) {
+            self.course.end = End::Waits;
+        }
+        self.course.took = self.now - self.ramp.unwrap_or(BORN);
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Judged(process, draw, verdict, first_byte) if process == self.process => {
+                self.judged(draw, verdict, first_byte);
             }
-            if self.course.end != End::Stuck || self.now - BORN > LIMIT {
-                return;
+            Event::Judged(..) => {}
+            Event::Disturbs => self.disturbs(),
+            Event::Dies => {
+                let wait = self.wait(self.scene.killed_every.unwrap_or(LIMIT));
+                self.at(self.now + wait, Event::Dies);
+                self.restarts();
+                self.steps(None);
             }
+            Event::Recovers => {
+                self.fit = (1, 1);
+                self.steps(None);
+            }
+            Event::Steps => {
+                self.steps(None);
+                let within = self.rollout.machine().step_within();
+                let next = self.now + within.as_secs_f64();
+                // The idle rhythm ends where the one of the canary begins.
+                if self.now >= BORN || next < BORN {
+                    self.at(next, Event::Steps);
+                }
+            }
+            Event::Answers(probed) => self.steps(Some(probed)),
         }
     }
 
-    fn arrives(&mut self) {
-        let wait = -(1.0 - self.chance.f64()).ln() / self.scene.rate;
-        self.at(self.now + wait, Event::Arrives);
+    /// A while of this mean.
+    fn wait(&mut self, mean: f64) -> f64 {
+        -(1.0 - self.chance.f64()).ln() * mean
+    }
+
+    fn arrived(&mut self) {
         let draw = self.ledger.draw(self.chance.u32(..));
+        if self.scene.carried > 0.0 && self.chance.f64() < self.scene.carried {
+            self.carried(draw);
+            return;
+        }
         let behaviour = if draw.track == Track::Canary { self.scene.canary } else { self.scene.stable };
         let outage = self.outage();
         let hangs = draw.track == Track::Canary && self.hangs();
@@ -244,11 +323,25 @@ impl World<'_> {
         } else if behaviour.hangs > 0.0 && self.chance.f64() < behaviour.hangs {
             (JUDGED_AT, Verdict::Slow)
         } else {
-            let answered = -(1.0 - self.chance.f64()).ln() * behaviour.answers_after;
+            let answered = self.wait(behaviour.answers_after);
             if answered > JUDGED_AT { (JUDGED_AT, Verdict::Slow) } else { (answered, Verdict::Ok) }
         };
         let first_byte = (verdict != Verdict::Fail).then(|| seconds(after));
-        self.at(self.now + after, Event::Judged(self.process, draw, verdict, first_byte));
+        if draw.track == Track::Stable && verdict == Verdict::Ok {
+            // Nobody looks at stable's good answers before their epoch settles, so they need not be waited for.
+            self.ledger.record(draw, verdict, first_byte);
+        } else {
+            self.at(self.now + after, Event::Judged(self.process, draw, verdict, first_byte));
+        }
+    }
+
+    /// It goes where its cookie says, so the draw is void.
+    fn carried(&mut self, draw: Draw) {
+        self.ledger.record(draw, Verdict::Ignored, None);
+        let to_canary = self.rollout.machine().share() != Share::ZERO && self.chance.bool();
+        if to_canary && self.chance.f64() < self.scene.carried_fails {
+            self.course.carried_failures += 1;
+        }
     }
 
     /// The failure rate of everything just now.
@@ -263,7 +356,7 @@ impl World<'_> {
 
     fn disturbs(&mut self) {
         let every = self.scene.disturbed_every.unwrap_or(f64::INFINITY);
-        let wait = -(1.0 - self.chance.f64()).ln() * every;
+        let wait = self.wait(every);
         self.at(self.now + wait, Event::Disturbs);
         match self.chance.u8(..3) {
             0 => self.restarts(),
@@ -277,11 +370,26 @@ impl World<'_> {
 
     /// The proxy is killed; a new one goes on with what was on disk.
     fn restarts(&mut self) {
-        let disk = serde_json::to_string(self.rollout.machine()).expect("a machine can be written");
-        let machine: Machine = serde_json::from_str(&disk).expect("and read");
+        let machine: Machine = serde_json::from_str(&self.disk).expect("a machine can be read");
         self.ledger = Ledger::new();
         self.rollout = Rollout::new(seconds(self.now), &self.ledger, machine.with_policy(Policy::default()));
         self.process += 1;
+        self.course.restarts += 1;
+    }
+
+    /// Writes the state as control does: at every decision, and every five seconds.
+    fn writes(&mut self, decided: bool) {
+        if self.scene.killed_every.is_none() && self.scene.disturbed_every.is_none() {
+            return;
+        }
+        if decided || self.disk.is_empty() || self.now - self.written >= WRITTEN_EVERY {
+            let machine = self.rollout.machine();
+            self.disk = serde_json::to_string(machine).expect("a machine can be written");
+            let read: Machine = serde_json::from_str(&self.disk).expect("and read");
+            let of = |machine: &Machine| (machine.phase().cloned(), machine.share(), machine.version().map(str::to_owned));
+            assert_eq!(of(&read), of(machine), "what was written is what is read");
+            self.written = self.now;
+        }
     }
 
     fn judged(&mut self, draw: Draw, verdict: Verdict, first_byte: Option<Duration>) {
@@ -303,18 +411,23 @@ impl World<'_> {
         let canary = if self.now >= BORN { Arm { instances: 1, fit: self.fit.0 } } else { Arm::default() };
         let situation = Situation { stable: Arm { instances: 1, fit: self.fit.1 }, ..situation(canary, probed) };
         let decisions = self.rollout.step(seconds(self.now), &self.ledger, &situation);
+        self.writes(decisions.iter().any(|decision| *decision != Decision::Probe));
         for decision in decisions {
             match &decision {
                 Decision::Probe => {
                     let fine = !self.hangs() || self.scene.answers_probes;
-                    let status = fine.then_some(if self.scene.canary.fails >= 1.0 { 404 } else { 200 });
+                    let fails = if self.scene.probes_fail { self.scene.canary.fails } else { 0.0 };
+                    let failed = self.chance.f64() < fails.max(self.outage());
+                    let status = fine.then_some(if failed { 503 } else { 200 });
                     self.at(self.now + 0.02, Event::Answers(Probed { status }));
                 }
                 Decision::Share { to, .. } => {
                     self.course.said = decision.to_string();
                     if *to == Share::ZERO {
                         self.course.suspensions += 1;
+                        self.course.suspected.clone_from(&self.course.said);
                         self.course.suspended = Some(self.now - self.ramp.unwrap_or(BORN));
+                        self.course.suspended_first = self.course.suspended_first.or(self.course.suspended);
                         self.taken = true;
                     }
                 }

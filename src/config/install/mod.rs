@@ -467,7 +467,8 @@ pub struct ServersTransport {
     pub idle_connections_max: usize,
     /// `forwardingTimeouts.dialTimeout`.
     pub dial_timeout: Duration,
-    /// `forwardingTimeouts.responseHeaderTimeout`.
+    /// `forwardingTimeouts.responseHeaderTimeout`: from the whole request to the head of the answer. For HTTP/2 clients it is the
+    /// engine's limit for each read, so an answer that pauses for as long ends too.
     pub response_header_timeout: Duration,
     /// `forwardingTimeouts.idleConnTimeout`; never more than 30 s is used, so that sockets to a removed instance go.
     pub idle_timeout: Duration,
@@ -513,7 +514,7 @@ pub struct Own {
     /// `retry.attempts`: tries of one request in all, the first included; those that no server noticed are not counted.
     pub attempts_max: u32,
     /// `upstream.firstByteTimeout`: how long a server may take to the first byte where `responseHeaderTimeout` sets no limit; zero is
-    /// no limit. The engine has one limit for each read, so a body, event stream or WebSocket that pauses for as long ends too.
+    /// no limit. For HTTP/2 clients the engine has one limit for each read, so an answer that pauses for as long ends too.
     pub first_byte_timeout: Duration,
     /// `limits.connections`: connections in all.
     pub connections_max: usize,

@@ -2,7 +2,7 @@
 //!
 //! Everything here may be given up at any await and asked again: the engine waits for several things at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, ErrorType, Result};
@@ -12,6 +12,7 @@ use crate::clock;
 use super::body::Piece;
 use super::session::{Expectation, RETRY_BYTES_MAX, Session, Tunnel, down};
 use crate::listener::counters::Refused;
+use crate::listener::facts::{HEAD_LATE, HeadTimeout};
 use crate::listener::pipe::Failure;
 
 /// How long a client that expects `100 Continue` waits for the server's word before we say it: what Traefik waits for its server.
@@ -104,20 +105,29 @@ impl Session {
         self.flush().await
     }
 
-    /// Waits until the client leaves. What it sends meanwhile belongs to its next request and waits in the input.
+    /// Waits until the client leaves, or until the head of its answer is overdue. What it sends meanwhile belongs to its next
+    /// request and waits in the input.
     pub(super) async fn wait_for_departure(&mut self) -> Result<Option<Bytes>> {
-        let conn = self.conn();
-        if conn.pipe.input.is_empty() {
-            match conn.pipe.fill(None).await {
-                Ok(0) | Err(_) => {
-                    self.is_request_broken = true;
-                    let error = Error::explain(ErrorType::ConnectionClosed, "the client left before its answer was complete");
-                    return Err(error.into_down());
-                }
-                Ok(_) => {}
-            }
+        let due = self.head_due();
+        let pipe = &mut self.conn().pipe;
+        let filled = if pipe.input.is_empty() { pipe.fill(due).await } else { Ok(pipe.input.len()) };
+        if matches!(filled, Ok(0) | Err(Failure::Io(_))) {
+            self.is_request_broken = true;
+            let error = Error::explain(ErrorType::ConnectionClosed, "the client left before its answer was complete");
+            return Err(error.into_down());
         }
-        std::future::pending().await
+        // Without a limit this waits for ever, or until the engine has something else to do.
+        _ = self.conn().pipe.timer.race(due, std::future::pending::<()>()).await;
+        Err(Error::explain(HEAD_LATE, "waiting for the head of an answer").into_up())
+    }
+
+    /// When the head of the answer must be there. The server has had the whole request since this was first asked.
+    fn head_due(&mut self) -> Option<Instant> {
+        if self.response.is_some() {
+            return None;
+        }
+        let HeadTimeout(timeout) = *self.request.extensions.get()?;
+        self.asked_at.get_or_insert_with(clock::now).checked_add(timeout)
     }
 
     /// The client's next bytes after an upgrade; `None` when it has ended.

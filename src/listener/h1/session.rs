@@ -55,6 +55,8 @@ pub(super) struct Session {
     pub(super) body_bytes_read: usize,
     pub(super) body_bytes_sent: usize,
     pub(super) read_timeout: Option<Duration>,
+    /// Since when the server of the present attempt has the whole request.
+    pub(super) asked_at: Option<Instant>,
     drain_timeout: Option<Duration>,
 }
 
@@ -100,6 +102,7 @@ impl Session {
             body_bytes_read: 0,
             body_bytes_sent: 0,
             read_timeout: Some(read_timeout).filter(|timeout| !timeout.is_zero()),
+            asked_at: None,
             drain_timeout: None,
             conn: Some(conn),
         }
@@ -278,8 +281,9 @@ impl server::Session for Session {
         self.flush().await
     }
 
+    /// Chunked framing may have turned out to hold nothing: another attempt then has nothing to send, nor to wait for.
     fn is_body_empty(&mut self) -> bool {
-        !self.has_body
+        !self.has_body || (self.body_bytes_read == 0 && self.conn().body.is_done())
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
@@ -326,7 +330,9 @@ impl server::Session for Session {
         raw.freeze()
     }
 
+    /// Called at the beginning of each attempt.
     fn enable_retry_buffering(&mut self) {
+        self.asked_at = None;
         if self.retry.is_none() && self.has_body {
             self.retry = Some(BytesMut::new());
             // Known to be too large: nothing is copied.

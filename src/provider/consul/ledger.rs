@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::answer::{Check, Services};
 use super::blocking::{Doubt, Moved};
 use super::checks::CheckBook;
+use super::doubt::{OwnEntries, Usual};
 use super::state::{ConsulState, Surroundings, Trust};
 use crate::catalog::{Catalog, Instance};
 use crate::config::node::parse_bool;
@@ -89,8 +90,10 @@ pub struct Ledger {
     is_complete: bool,
     checks: CheckBook,
     trust: Trust,
-    had_consul: bool,
-    had_nomad: bool,
+    /// What is usual for the list of services.
+    usual: Usual,
+    consul: OwnEntries,
+    nomad: OwnEntries,
     failing: BTreeSet<Query>,
     reachable: bool,
     since: Instant,
@@ -105,6 +108,8 @@ struct Tracked {
     is_listed: bool,
     /// The newest answer.
     instances: Option<Vec<Instance>>,
+    /// What is usual for its answers.
+    usual: Usual,
 }
 
 impl Tracked {
@@ -124,8 +129,9 @@ impl Ledger {
             is_complete: false,
             checks: CheckBook::default(),
             trust: Trust::default(),
-            had_consul: false,
-            had_nomad: false,
+            usual: Usual::default(),
+            consul: OwnEntries::default(),
+            nomad: OwnEntries::default(),
             failing: BTreeSet::from([Query::Services]),
             reachable: false,
             since: now,
@@ -161,14 +167,15 @@ impl Ledger {
     pub fn record_services(&mut self, now: Instant, services: &Services, facts: Facts) -> BTreeSet<Step> {
         self.record_answer(now, &Query::Services, facts.moved);
         self.has_list = true;
-        self.trust.doubt = facts.doubt;
-        self.record_own_entries(|name| services.contains_key(name));
+        let doubt = self.usual.judge(now, facts.doubt);
+        self.trust.doubt = doubt;
+        self.record_own_entries(now, |name| services.contains_key(name));
         let mut steps = BTreeSet::new();
         for (name, tags) in services {
             let matters = self.interest.has(tags);
             match self.tracked.get_mut(name) {
                 // It asks for nothing any more.
-                Some(_) if !matters && facts.doubt.is_none() => _ = steps.insert(self.leave(name)),
+                Some(_) if !matters && doubt.is_none() => _ = steps.insert(self.leave(name)),
                 Some(tracked) => tracked.is_listed = true,
                 None if matters => _ = steps.insert(self.track(name)),
                 None => {}
@@ -205,19 +212,20 @@ impl Ledger {
         let mut vanished = self.known(service);
         vanished.retain(|known| !instances.iter().any(|instance| is_same(known, instance)));
         let Some(tracked) = self.tracked.get_mut(service) else { return BTreeSet::new() };
-        let is_over = instances.is_empty() && facts.doubt.is_none() && !tracked.is_listed;
+        let doubt = tracked.usual.judge(now, facts.doubt);
+        let is_over = instances.is_empty() && doubt.is_none() && !tracked.is_listed;
         for instance in &instances {
             self.trust.nodes_gone.remove(&instance.node);
         }
         tracked.instances = Some(instances);
-        match facts.doubt {
+        match doubt {
             Some(doubt) => _ = self.trust.doubts.insert(service.to_owned(), doubt),
             None => _ = self.trust.doubts.remove(service),
         }
         if let Some(surroundings) = surroundings {
             self.trust.nodes_gone.extend(vanished.into_iter().map(|(node, _)| node));
             self.trust.nodes_gone.retain(|node| !surroundings.nodes.contains(node));
-            self.record_own_entries(|name| surroundings.services.contains(name));
+            self.record_own_entries(now, |name| surroundings.services.contains(name));
         }
         let mut steps = BTreeSet::new();
         if is_over {
@@ -281,13 +289,9 @@ impl Ledger {
     }
 
     /// Consul's and Nomad's own entries: when they vanish with others, the catalog was lost, not the others stopped.
-    fn record_own_entries(&mut self, is_listed: impl Fn(&str) -> bool) {
-        let has_consul = is_listed("consul");
-        let has_nomad = is_listed("nomad") || is_listed("nomad-client");
-        self.had_consul |= has_consul;
-        self.had_nomad |= has_nomad;
-        self.trust.is_consul_gone = self.had_consul && !has_consul;
-        self.trust.is_nomad_gone = self.had_nomad && !has_nomad;
+    fn record_own_entries(&mut self, now: Instant, is_listed: impl Fn(&str) -> bool) {
+        self.trust.is_consul_gone = self.consul.are_gone(now, is_listed("consul"));
+        self.trust.is_nomad_gone = self.nomad.are_gone(now, is_listed("nomad") || is_listed("nomad-client"));
     }
 
     fn has_free_query(&self) -> bool {
@@ -299,7 +303,8 @@ impl Ledger {
 
     fn track(&mut self, service: &str) -> Step {
         let is_followed = self.has_free_query();
-        self.tracked.insert(service.to_owned(), Tracked { is_followed, is_listed: true, instances: None });
+        self.tracked
+            .insert(service.to_owned(), Tracked { is_followed, is_listed: true, instances: None, usual: Usual::default() });
         if is_followed { Step::Follow(service.to_owned()) } else { Step::Fetch(service.to_owned()) }
     }
 
@@ -520,6 +525,21 @@ mod tests {
         assert_eq!(vanish(&mut ledger, &[], &["consul"]), (false, true, 1));
         answer(&mut ledger, "web", &["w1"], FORWARD);
         assert_eq!(vanish(&mut ledger, &["n1"], &[]), (true, true, 0));
+    }
+
+    #[test]
+    fn with_a_token_that_sees_some_services_only_a_stopped_instance_goes_at_once() {
+        let mut ledger = watching(9);
+        let filtered = Facts { doubt: Some(Doubt::Filtered), ..FORWARD };
+        list(&mut ledger, &["web"], filtered);
+        answer(&mut ledger, "web", &["w1", "w2"], FORWARD);
+        list(&mut ledger, &["web"], filtered);
+        answer(&mut ledger, "web", &["w2"], FORWARD);
+        let trust = ledger.state(false).trust;
+        assert_eq!((trust.doubt, trust.doubts.len()), (None, 0));
+        // It loses its right to this service too.
+        answer(&mut ledger, "web", &[], filtered);
+        assert_eq!(ledger.state(false).trust.doubts.get("web"), Some(&Doubt::Filtered));
     }
 
     #[test]

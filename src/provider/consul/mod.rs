@@ -10,6 +10,7 @@ pub mod blocking;
 mod checks;
 pub mod client;
 mod connection;
+mod doubt;
 pub mod ledger;
 pub mod state;
 pub mod watch;

@@ -31,7 +31,7 @@ pub struct Edge {
     roots: Vec<CertificateDer<'static>>,
 }
 
-type Change = Box<dyn FnOnce(&mut Install)>;
+type Change = Box<dyn FnOnce(&mut Install) + Send>;
 
 /// How an [`Edge`] is to be.
 pub struct EdgeBuilder {
@@ -60,6 +60,13 @@ impl EdgeBuilder {
     /// Consul is a provider: an embedded catalog of its own.
     pub fn catalog(mut self) -> Self {
         self.has_catalog = true;
+        self
+    }
+
+    /// Consul is a provider: one that others use, too.
+    pub fn catalog_at(mut self, address: SocketAddr) -> Self {
+        self.providers =
+            format!("  consulCatalog: {{endpoint: {{address: \"{address}\"}}, exposedByDefault: false, watch: true}}\n");
         self
     }
 
@@ -96,7 +103,7 @@ impl EdgeBuilder {
     }
 
     /// Changes the install configuration as it was read.
-    pub fn set(mut self, change: impl FnOnce(&mut Install) + 'static) -> Self {
+    pub fn set(mut self, change: impl FnOnce(&mut Install) + Send + 'static) -> Self {
         self.changes.push(Box::new(change));
         self
     }
@@ -108,8 +115,7 @@ impl EdgeBuilder {
         let mut catalog = None;
         if self.has_catalog {
             let (embedded, address) = EmbeddedCatalog::start().await.unwrap();
-            self.providers =
-                format!("  consulCatalog: {{endpoint: {{address: \"{address}\"}}, exposedByDefault: false, watch: true}}\n");
+            self = self.catalog_at(address);
             self.registered.drain(..).for_each(|one| embedded.register(one).unwrap());
             catalog = Some(embedded);
         }
@@ -124,6 +130,16 @@ impl EdgeBuilder {
         edge
     }
 
+    /// The same in threads of its own, so that it can be killed.
+    pub async fn run_apart(self) -> (Edge, Apart) {
+        let started = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let edge = runtime.block_on(self.run());
+            (edge, Apart(Some(runtime)))
+        });
+        started.await.unwrap()
+    }
+
     fn read(&self, dynamic: &Path) -> Install {
         let text = format!(
             "entryPoints:\n  web: {{address: \"127.0.0.1:0\"}}\n  websecure: {{address: \"127.0.0.1:0\", http: {{tls: {{}}}}}}\n  traefik: {{address: \"127.0.0.1:0\"}}\napi: {{insecure: true}}\nping: {{}}\nmetrics: {{prometheus: {{}}}}\nproviders:\n  file: {{directory: \"{}\"}}\n{}tidegate: {{state: \"{}\"}}\n",
@@ -134,6 +150,20 @@ impl EdgeBuilder {
         let (install, problems) = install::read(&Source::File { path: "traefik.yaml".to_owned(), text });
         assert!(problems.is_empty(), "{problems:?}");
         install.unwrap()
+    }
+}
+
+/// The threads of a proxy.
+pub struct Apart(Option<tokio::runtime::Runtime>);
+
+impl Apart {
+    /// Ends it wherever it is just now, without a word.
+    pub fn kill(self) {}
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
     }
 }
 
@@ -191,7 +221,7 @@ impl Edge {
         self.roots = vec![issued.root];
     }
 
-    /// The state folder.
+    /// The folder of what outlives it.
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
@@ -208,7 +238,7 @@ impl Edge {
 }
 
 /// An instance of the service `site`, which takes every request.
-fn site(id: &str, address: SocketAddr, more_tags: &[&str]) -> Registration {
+pub fn site(id: &str, address: SocketAddr, more_tags: &[&str]) -> Registration {
     let tags = ["traefik.enable=true", "traefik.http.routers.site.rule=PathPrefix(`/`)"];
     registration(id, "site", address, &[&tags, more_tags].concat())
 }

@@ -39,7 +39,10 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
             overwrite(&target, content)?;
             fs::remove_file(&beside)
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            let _ = fs::remove_file(&beside);
+            Err(error)
+        }
     }
 }
 
@@ -64,6 +67,23 @@ pub enum Recovered {
     No,
     /// A write in place had been cut short.
     FromCopy,
+}
+
+/// What helps when a file may not be opened: to whom it belongs, or the folder that it stands in or would stand in.
+pub fn owner_hint(path: &Path, error: &io::Error) -> String {
+    if error.kind() != ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let found = path.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
+    found.map_or_else(String::new, |(place, owner)| chown(place, owner, rustix::process::geteuid().as_raw()))
+}
+
+fn chown(place: &Path, owner: u32, user: u32) -> String {
+    let place = place.display();
+    if owner == user {
+        return format!(" (look at the permissions of {place})");
+    }
+    format!(" ({place} belongs to user {owner}, and this process runs as user {user}: run `chown {user} {place}`)")
 }
 
 /// Where the new content stands before it takes the file's place.
@@ -189,8 +209,7 @@ mod tests {
         const INNER: &str = "TIDEGATE_TEST_SMALL_FILES";
         if std::env::var_os(INNER).is_none() {
             let test = std::env::current_exe().unwrap();
-            let script =
-                "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact acme::durable::tests::a_full_disk_keeps_the_old_content";
+            let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact durable::tests::a_full_disk_keeps_the_old_content";
             let status = std::process::Command::new("sh").args(["-c", script]).arg(test).env(INNER, "1").output().unwrap();
             assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
             return;
@@ -205,5 +224,31 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the room is given back");
         replace(&path, b"{new}").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"{new}");
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_file_costs_no_room_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        fs::create_dir(&path).unwrap();
+        assert!(replace(&path, b"{new}").is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_a_root_traefik_left_says_which_command_helps() {
+        let said = chown(Path::new("/data/access.log"), 0, 998);
+        let expected =
+            " (/data/access.log belongs to user 0, and this process runs as user 998: run `chown 998 /data/access.log`)";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_seen_is_spoken_of_by_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let denied = io::Error::from(ErrorKind::PermissionDenied);
+        let said = owner_hint(&folder.path().join("missing/access.log"), &denied);
+        assert_eq!(said, format!(" (look at the permissions of {})", folder.path().display()));
+        assert_eq!(owner_hint(folder.path(), &io::Error::from(ErrorKind::StorageFull)), "");
     }
 }
