@@ -490,7 +490,7 @@ mod tests {
     const OURS: &str = "tidegate_access_log_dropped_total tidegate_config_compile_seconds tidegate_config_generation
         tidegate_config_routers tidegate_config_services tidegate_consul_up tidegate_problems tidegate_refused_total
         tidegate_rollout_evidence tidegate_rollout_phase tidegate_rollout_share tidegate_rollout_threshold
-        tidegate_server_requests_total tidegate_state_writable";
+        tidegate_server_requests_total tidegate_state_writable tidegate_webhook_dropped_total";
 
     const TRAEFIKS: &str = "
 traefik_config_last_reload_success Last config reload success

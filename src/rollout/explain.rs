@@ -3,11 +3,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::evidence::{CONFIRM_MIN, could_have_missed};
+use super::evidence::{CONFIRM_MIN, DOUBT_AT, could_have_missed};
 use super::machine::{Arm, Report};
 use super::policy::FEW;
 use super::reader::Counts;
-use super::suspension::{SILENT_MAX, UNCLEAR_THIN_AFTER};
+use super::suspension::{DOUBT_PROBES, SILENT_MAX, UNCLEAR_THIN_AFTER};
 use super::trial::{ENVIRONMENT_MAX, PROBES_GOOD, UNCLEAR_AFTER, WATCH};
 use crate::names::Share;
 
@@ -109,8 +109,9 @@ fn evidence(report: &Report) -> Vec<String> {
     ];
     let told = |(value, what, does): (f64, &str, &str)| {
         let counts = report.has_history || !what.contains("last hour");
+        let doubts = if what.contains("last hour") { format!("{DOUBT_AT:.0} puts it in doubt once, ") } else { String::new() };
         (value >= EVIDENCE_TOLD && counts)
-            .then(|| format!("The evidence {what} stands at {value:.0}; {:.0} {does}.", report.threshold))
+            .then(|| format!("The evidence {what} stands at {value:.0}; {doubts}{:.0} {does}.", report.threshold))
     };
     tests.into_iter().filter_map(told).collect()
 }
@@ -218,17 +219,31 @@ fn next_of_ramp(report: &Report) -> Vec<String> {
 
 fn next_of_suspension(report: &Report) -> Vec<String> {
     let Counts { all, fail, .. } = report.span_stable;
+    let after = report.span_after;
     let asks = format!("We ask how stable does over the same time: {fail} of {} failed", plural(all, "request"));
-    let wants = if all < CONFIRM_MIN { format!(", and we want {CONFIRM_MIN} to tell") } else { String::new() };
-    let latest = if all < CONFIRM_MIN { UNCLEAR_THIN_AFTER } else { UNCLEAR_AFTER };
-    vec![
-        format!("{asks}{wants}."),
-        format!(
-            "Next: if stable is well the canary has failed; if stable failed too it was the environment, and the canary gets its \
-             share back when stable is well again; at the latest in {} it is put off.",
-            left(latest, report.phase_seconds)
-        ),
-    ]
+    let wants = if after < CONFIRM_MIN {
+        format!(", {after} of them since the share was taken away; {CONFIRM_MIN} of those tell")
+    } else {
+        String::new()
+    };
+    let latest = left(if all < CONFIRM_MIN { UNCLEAR_THIN_AFTER } else { UNCLEAR_AFTER }, report.phase_seconds);
+    let environment = "if stable failed too it was the environment, and the canary gets its share back when stable is well again";
+    let Some(Counts { all: probes, fail: failed, .. }) = report.doubt_probes else {
+        let next =
+            format!("Next: if stable is well the canary has failed; {environment}; at the latest in {latest} it is put off.");
+        return vec![format!("{asks}{wants}."), next];
+    };
+    let doubt = format!(
+        "It failed too often to go on and not often enough to be blamed, so we ask it ourselves: {failed} of {} failed, and \
+         {DOUBT_PROBES} or more tell.",
+        plural(probes, "request")
+    );
+    let next = format!(
+        "Next: if these and stable speak for it, it gets its share back; if stable is well and the evidence comes to {:.0}, it has \
+         failed; {environment}; at the latest in {latest} it is put off.",
+        report.threshold
+    );
+    vec![doubt, format!("{asks}{wants}."), next]
 }
 
 fn remarks(report: &Report) -> Vec<String> {

@@ -345,8 +345,12 @@ pub struct Report {
     pub good_probes: u8,
     /// It is suspended for failures: stable is asked how it does at the same time. Else for slowness, and probes tell.
     pub confirms: bool,
+    /// It is suspended on a doubt: how it answered our own requests so far.
+    pub doubt_probes: Option<Counts>,
     /// What stable did over the time that a suspension looks at.
     pub span_stable: Counts,
+    /// Stable's attempts among them since the share was taken away.
+    pub span_after: u32,
     /// It is put off, and begins anew in so many seconds.
     pub begins_anew_seconds: Option<f64>,
     /// Evidence that it fails more than stable at the same time (test C).

@@ -515,18 +515,18 @@ fn percent(percent: u16) -> Steer {
 fn a_held_canary_keeps_its_share_until_it_is_judged_on() {
     let mut tale = Tale::ramped();
     tale.order(Steer::Hold)
-        .check(&["canary share stays 6.67 %: alice holds it there until `tidegate rollout resume`, unless it fails"]);
+        .check(&["canary share stays 20 %: alice holds it there until `tidegate rollout resume`, unless it fails"]);
     tale.pass(600).check(&[]);
-    assert_eq!(tale.machine.report().fixed_share, Some(0.0667));
-    tale.order(Steer::Resume).check(&["canary share stays 6.67 %: alice lets it be judged on"]);
-    tale.pass(45).check(&["canary share 6.67 % -> 20 %: 0 of 40 canary requests failed"]);
+    assert_eq!(tale.machine.report().fixed_share, Some(0.2));
+    tale.order(Steer::Resume).check(&["canary share stays 20 %: alice lets it be judged on"]);
+    tale.pass(45).check(&["canary share stays 20 %: 0 of 40 canary requests failed"]);
     tale.refuses(Steer::Resume, Pointless::Judged).check(&[]);
 }
 
 #[test]
 fn a_fixed_share_does_not_stand_in_the_way_of_protection() {
     let mut tale = Tale::ramped();
-    tale.order(percent(30)).check(&["canary share 6.67 % -> 30 %: alice fixed it there"]);
+    tale.order(percent(30)).check(&["canary share 20 % -> 30 %: alice fixed it there"]);
     tale.trip().check(&["canary share 30 % -> 0 %: 3 canary requests in a row failed"]);
     tale.does = [(0, 0), (10, 0)];
     tale.pass(30).check(&["canary share stays 0 %: stable is well at the same time .. so the canary has failed"]);
@@ -560,11 +560,11 @@ fn a_share_fixed_before_the_probes_are_answered_waits_for_them() {
 #[test]
 fn an_aborted_canary_stays_away_until_somebody_wants_it_judged_anew() {
     let mut tale = Tale::ramped();
-    tale.order(Steer::Abort).check(&["canary share 6.67 % -> 0 %: alice aborted it, so it has failed"]);
+    tale.order(Steer::Abort).check(&["canary share 20 % -> 0 %: alice aborted it, so it has failed"]);
     tale.pass(1200).check(&[]);
     tale.refuses(Steer::Abort, Pointless::Failed).refuses(Steer::Hold, Pointless::Failed).check(&[]);
     tale.order(Steer::Resume).check(&["canary share stays 0 %: alice lets it be judged anew from the beginning"]);
-    tale.pass(5).check(&["canary share 0 % -> 7.41 %: it answered 3 probes in a row"]);
+    tale.pass(5).check(&["canary share 0 % -> 22.22 %: it answered 3 probes in a row"]);
 }
 
 #[test]
@@ -588,10 +588,10 @@ fn a_promoted_canary_that_is_told_by_its_age_is_stable_at_once() {
 #[test]
 fn a_released_canary_keeps_its_share_and_nothing_takes_it_away() {
     let mut tale = Tale::ramped();
-    tale.order(Steer::Release).check(&["canary share stays 6.67 %: alice released it, so it is no longer judged"]);
+    tale.order(Steer::Release).check(&["canary share stays 20 %: alice released it, so it is no longer judged"]);
     tale.does = [(1, 1), (9, 0)];
     tale.trip().pass(600).check(&[]);
-    assert_eq!((tale.machine.share().to_string(), tale.machine.report().phase), ("6.67 %".to_owned(), "released"));
+    assert_eq!((tale.machine.share().to_string(), tale.machine.report().phase), ("20 %".to_owned(), "released"));
     tale.refuses(Steer::Release, Pointless::Released).check(&[]);
 }
 

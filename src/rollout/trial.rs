@@ -520,11 +520,10 @@ impl Trial {
             Phase::Earned { since: at } | Phase::Released { at } | Phase::Failed { at } => *at,
             Phase::Hold { .. } => self.share_set,
         };
-        let (good_probes, confirms, span_stable) = match &self.phase {
-            Phase::Probe { good } => (*good, false, Counts::default()),
-            Phase::Suspended(suspension) => (suspension.good, suspension.ends == Ends::Confirmed, suspension.stable),
-            _ => (0, false, Counts::default()),
-        };
+        let suspension = if let Phase::Suspended(suspension) = &self.phase { Some(suspension) } else { None };
+        let good_probes =
+            if let Phase::Probe { good } = self.phase { good } else { suspension.map_or(0, |suspension| suspension.good) };
+        let doubted = suspension.filter(|suspension| suspension.ends == Ends::Weighed);
         let begins_anew =
             if let Phase::Hold { until } = self.phase { Some(until.saturating_sub(now).as_secs_f64()) } else { None };
         Report {
@@ -538,8 +537,10 @@ impl Trial {
             canary_arm: self.met.canary,
             stable_arm: self.met.stable,
             good_probes,
-            confirms,
-            span_stable,
+            confirms: suspension.is_some_and(|suspension| suspension.ends != Ends::Probed),
+            doubt_probes: doubted.map(|suspension| suspension.probes),
+            span_stable: suspension.map(|suspension| suspension.stable).unwrap_or_default(),
+            span_after: suspension.map_or(0, |suspension| suspension.after),
             begins_anew_seconds: begins_anew,
             evidence_concurrent: self.failures.value(),
             evidence_history: self.doubted.unwrap_or(1.0) * self.rate.value(),

@@ -73,8 +73,13 @@ fn a_canary_in_the_ramp() {
 #[test]
 fn a_canary_whose_share_was_taken_away() {
     let suspended = Report { canary: counts(44, 3), said: "canary share 20 % -> 0 %: why".to_owned(), ..report("suspended") };
-    check("suspended-failing", &Report { confirms: true, span_stable: counts(12, 0), ..suspended.clone() });
-    check("suspended-environment", &Report { confirms: true, span_stable: counts(64, 22), ..suspended.clone() });
+    check("suspended-failing", &Report { confirms: true, span_stable: counts(31, 0), span_after: 12, ..suspended.clone() });
+    let beside = Report { confirms: true, span_stable: counts(64, 22), span_after: 41, ..suspended.clone() };
+    check("suspended-environment", &beside);
+    check(
+        "suspended-doubt",
+        &Report { doubt_probes: Some(counts(12, 1)), span_stable: counts(64, 0), evidence_history: 14.0, ..beside },
+    );
     check("suspended-slow", &Report { good_probes: 1, has_history: false, ..suspended });
 }
 
