@@ -649,6 +649,15 @@ fn an_answer_that_is_lost_after_nomad_promoted_is_no_second_promotion() {
 }
 
 #[test]
+fn a_promotion_that_shows_seconds_after_its_answer_was_lost_is_no_second_one() {
+    let mut scene = Scene::held(1, 3, 3);
+    scene.verdict(Verdict::Earned).once_shown_late(4);
+    assert_eq!(scene.toy.promotions, ["d1/web"]);
+    scene.pass(10).is("watch", &Running);
+    assert_eq!(scene.toy.promotions, ["d1/web"]);
+}
+
+#[test]
 fn a_pause_whose_answer_was_lost_is_ours() {
     let mut scene = Scene::new(&[("web", 1, 1, 1)]);
     scene.is_mute = true;

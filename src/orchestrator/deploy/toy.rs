@@ -303,6 +303,8 @@ pub struct Scene {
     pub answers: Vec<CallOutcome>,
     /// Calls are carried out, but nothing comes back.
     pub is_mute: bool,
+    /// Calls are carried out, and their answers get lost.
+    pub is_lost: bool,
     pub said: Vec<String>,
     /// The view that is shown in place of Nomad's newest.
     pub shown: Option<View>,
@@ -330,6 +332,7 @@ impl Scene {
             is_current: true,
             answers: Vec::new(),
             is_mute: false,
+            is_lost: false,
             said: Vec::new(),
             shown: None,
         }
@@ -395,6 +398,8 @@ impl Scene {
                 let Action::Call(call) = action else { continue };
                 assert!(self.is_current && (self.can_write || *call == Call::Resume), "{call:?}");
                 let answer = if self.answers.is_empty() { self.toy.post(&self.id, call) } else { self.answers.remove(0) };
+                let unknown = CallOutcome::Unknown { error: "no answer".to_owned() };
+                let answer = if self.is_lost { unknown } else { answer };
                 outcome = (!self.is_mute).then(|| (call.clone(), answer));
             }
             if outcome.is_none() {
@@ -420,6 +425,16 @@ impl Scene {
 
     pub fn order(&mut self, order: Order) -> &mut Self {
         self.step(Some(order));
+        self
+    }
+
+    /// The answers of this many seconds get lost, and what happened in them shows only afterwards.
+    pub fn once_shown_late(&mut self, seconds: u64) -> &mut Self {
+        self.shown = Some(self.toy.view.clone());
+        self.is_lost = true;
+        self.pass(seconds);
+        self.is_lost = false;
+        self.shown = None;
         self
     }
 
