@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Requests that a canary answers before it goes bad, three of them probes.
 const GOOD_REQUESTS: u64 = 10;
 /// What a bad version fails.
-const FAILING: f64 = 0.3;
+const FAILING: f64 = 0.5;
 
 /// A pause between two things that happen, when nobody is in a hurry.
 const BEAT: Duration = Duration::from_millis(2500);

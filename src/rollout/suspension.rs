@@ -154,12 +154,13 @@ impl Trial {
         }
     }
 
-    /// What a doubt has come to, with what was judged late and what our own requests saw; none before they all are answered and what
-    /// stable did beside them is judged.
+    /// What a doubt has come to, with what was judged late and what our own requests saw; none before what stable did beside them is
+    /// judged. Enough evidence is enough at any moment (Ville); that there is too little is said only when all are answered.
     fn weighed(&self, cx: &Context<'_>) -> Option<f64> {
         let Phase::Suspended(Suspension { probes, probed, .. }) = self.phase else { return None };
-        let asked = probes.all >= DOUBT_PROBES && cx.recent.end() > probed && !cx.recent.is_anomalous(self.tolerated());
-        asked.then(|| self.staked_on(probes))
+        let evidence = self.staked_on(probes);
+        let is_enough = probes.all >= DOUBT_PROBES || evidence >= ACT_AT;
+        (is_enough && cx.recent.end() > probed && !cx.recent.is_anomalous(self.tolerated())).then_some(evidence)
     }
 
     fn staked_on(&self, probes: Counts) -> f64 {
